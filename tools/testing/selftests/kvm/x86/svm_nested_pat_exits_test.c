@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Every way out of L2 to L1 saves gPAT (APM volume 2, "Nested Paging and
+ * VMRUN/#VMEXIT"), and accesses to IA32_PAT that KVM emulates are no different
+ * from those that the CPU intercepts.
+ */
+#include "apic.h"
+#include "svm_nested_pat.h"
+
+#define VECTOR		0x30
+
+static uint64_t op_ud2(uint64_t unused)
+{
+	asm volatile("ud2");
+
+	return 0;
+}
+
+/* No IDT: #UD becomes #DF becomes shutdown. */
+static uint64_t op_shutdown(uint64_t unused)
+{
+	struct desc_ptr no_idt = {};
+
+	asm volatile("lidt %0; ud2" : : "m"(no_idt));
+
+	return 0;
+}
+
+static uint64_t op_self_ipi(uint64_t unused)
+{
+	wrmsr(MSR_IA32_APICBASE, rdmsr(MSR_IA32_APICBASE) | X2APIC_ENABLE);
+	x2apic_write_reg(APIC_SPIV, APIC_SPIV_APIC_ENABLED);
+	x2apic_write_reg(APIC_ICR, APIC_DEST_SELF | APIC_INT_ASSERT |
+				   APIC_DM_FIXED | VECTOR);
+	asm volatile("sti; nop; nop");
+
+	return 0;
+}
+
+static uint64_t op_cpuid(uint64_t unused)
+{
+	uint32_t eax, ebx, ecx, edx;
+
+	cpuid(0, &eax, &ebx, &ecx, &edx);
+
+	return eax;
+}
+
+static void host_nmi(void)
+{
+	vcpu_ioctl(vcpu, KVM_NMI, NULL);
+}
+
+static void host_smi(void)
+{
+	change_events(pend_smi);
+}
+
+static void host_init(void)
+{
+	change_events(pend_init);
+}
+
+FIXTURE(exits) { };
+
+FIXTURE_VARIANT(exits)
+{
+	uint64_t intercept;		/* what L1 intercepts for this */
+	uint32_t intercept_exceptions;
+	void (*host)(void);		/* what the host does, if anything */
+	guest_op_t op;			/* what L2 does */
+	uint32_t exit_code;
+};
+
+FIXTURE_VARIANT_ADD(exits, vmmcall) {
+	.op = op_vmmcall,
+	.exit_code = SVM_EXIT_VMMCALL,
+};
+
+FIXTURE_VARIANT_ADD(exits, cpuid) {
+	.intercept = BIT_ULL(INTERCEPT_CPUID),
+	.op = op_cpuid,
+	.exit_code = SVM_EXIT_CPUID,
+};
+
+FIXTURE_VARIANT_ADD(exits, exception) {
+	.intercept_exceptions = BIT(UD_VECTOR),
+	.op = op_ud2,
+	.exit_code = SVM_EXIT_EXCP_BASE + UD_VECTOR,
+};
+
+FIXTURE_VARIANT_ADD(exits, shutdown) {
+	.intercept = BIT_ULL(INTERCEPT_SHUTDOWN),
+	.op = op_shutdown,
+	.exit_code = SVM_EXIT_SHUTDOWN,
+};
+
+FIXTURE_VARIANT_ADD(exits, interrupt) {
+	.intercept = BIT_ULL(INTERCEPT_INTR),
+	.op = op_self_ipi,
+	.exit_code = SVM_EXIT_INTR,
+};
+
+FIXTURE_VARIANT_ADD(exits, nmi) {
+	.intercept = BIT_ULL(INTERCEPT_NMI),
+	.host = host_nmi,
+	.op = op_read_pat,
+	.exit_code = SVM_EXIT_NMI,
+};
+
+FIXTURE_VARIANT_ADD(exits, smi) {
+	.intercept = BIT_ULL(INTERCEPT_SMI),
+	.host = host_smi,
+	.op = op_read_pat,
+	.exit_code = SVM_EXIT_SMI,
+};
+
+FIXTURE_VARIANT_ADD(exits, init) {
+	.intercept = BIT_ULL(INTERCEPT_INIT),
+	.host = host_init,
+	.op = op_read_pat,
+	.exit_code = SVM_EXIT_INIT,
+};
+
+FIXTURE_SETUP(exits)
+{
+}
+
+FIXTURE_TEARDOWN(exits)
+{
+	kvm_vm_free(vm);
+}
+
+static void test_exit(const FIXTURE_VARIANT(exits) *variant)
+{
+	vmcb12[0]->control.intercept |= variant->intercept;
+	vmcb12[0]->control.intercept_exceptions |= variant->intercept_exceptions;
+
+	enter_l2(0);
+	write_pat(L2, GPAT_2);
+	if (variant->host)
+		variant->host();
+	TEST_ASSERT_EQ(guest_call(L1, variant->op, 0), variant->exit_code);
+}
+
+TEST_F(exits, save_gpat)
+{
+	if (!kvm_cpu_has(X86_FEATURE_NPT))
+		SKIP(return, "nested NPT is off (kvm_amd.npt=0)");
+
+	create_vm(true);
+	test_exit(variant);
+	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT_2);
+	TEST_ASSERT_EQ(read_pat(L1), HPAT);
+	assert_no_gpat_saved();
+}
+
+TEST_F(exits, without_npt_leave_g_pat_alone)
+{
+	create_vm(false);
+	test_exit(variant);
+	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT);
+	TEST_ASSERT_EQ(read_pat(L1), GPAT_2);
+}
+
+/*
+ * An entry that fails after the consistency checks, here for an MSR bitmap in
+ * memory that is not there, is a #VMEXIT as well.
+ */
+TEST_F(npt_on, failed_entry_leaves_both_pats_alone)
+{
+	uint64_t msrpm = vmcb12[0]->control.msrpm_base_pa;
+
+	vmcb12[0]->control.msrpm_base_pa = 1ull << 32;
+	vmcb12[0]->control.intercept |= BIT_ULL(INTERCEPT_MSR_PROT);
+	TEST_ASSERT_EQ(guest_call(L1, op_vmrun, 0), (uint32_t)SVM_EXIT_ERR);
+	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT);
+	TEST_ASSERT_EQ(read_pat(L1), HPAT);
+
+	vmcb12[0]->control.msrpm_base_pa = msrpm;
+	enter_l2(0);
+	TEST_ASSERT_EQ(read_pat(L2), GPAT);
+}
+
+static uint64_t op_read_pat_emulated(uint64_t unused)
+{
+	uint64_t pat;
+
+	GUEST_ASSERT_EQ(rdmsr_safe_fep(MSR_IA32_CR_PAT, &pat), 0);
+
+	return pat;
+}
+
+static uint64_t op_write_pat_emulated(uint64_t pat)
+{
+	uint64_t error_code;
+
+	return kvm_asm_safe_ec_fep("wrmsr", error_code, "a"((uint32_t)pat),
+				   "d"(pat >> 32), "c"(MSR_IA32_CR_PAT));
+}
+
+static void test_emulated_accesses(bool npt)
+{
+	enter_l2(0);
+	TEST_ASSERT_EQ(guest_call(L2, op_read_pat_emulated, 0), npt ? GPAT : HPAT);
+	TEST_ASSERT_EQ(guest_call(L2, op_write_pat_emulated, INVALID_PAT), GP_VECTOR);
+	TEST_ASSERT_EQ(guest_call(L2, op_write_pat_emulated, GPAT_2), 0);
+	TEST_ASSERT_EQ(guest_call(L2, op_read_pat_emulated, 0), GPAT_2);
+	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, npt ? GPAT_2 : GPAT);
+	TEST_ASSERT_EQ(guest_call(L1, op_read_pat_emulated, 0), npt ? HPAT : GPAT_2);
+}
+
+TEST_F(npt_on, emulated_accesses_from_l2)
+{
+	if (!kvm_is_forced_emulation_enabled())
+		SKIP(return, "no forced emulation (kvm.force_emulation_prefix=1)");
+
+	test_emulated_accesses(true);
+}
+
+TEST_F(npt_off, emulated_accesses_from_l2)
+{
+	if (!kvm_is_forced_emulation_enabled())
+		SKIP(return, "no forced emulation (kvm.force_emulation_prefix=1)");
+
+	test_emulated_accesses(false);
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * SMM over L2 and the two PATs (APM volume 2, "System-Management Mode" and
+ * "Nested Paging and VMRUN/#VMEXIT").  KVM turns the SMI into a #VMEXIT and RSM
+ * into a VMRUN:
+ *
+ *  - in SMM the PAT is hPAT, vmcb12.g_pat has gPAT
+ *  - RSM loads gPAT from vmcb12 again, and fails if it is invalid by then
+ *  - a vCPU that moved to another VM while in SMM goes on in L2 with gPAT
+ */
+#include "svm_nested_pat.h"
+
+#define SMRAM_GPA	0x1000000
+#define SMRAM_PAGES	16
+#define SMRAM_SLOT	((1 << 16) | 1)
+#define SMM_PORT	0x0e
+
+/* In real mode: EDX:EAX = IA32_PAT, tell the host, go back. */
+static const uint8_t smi_handler[] = {
+	0x66, 0xb9, 0x77, 0x02, 0x00, 0x00,	/* mov $0x277, %ecx */
+	0x0f, 0x32,				/* rdmsr */
+	0xe6, SMM_PORT,				/* out %al, $SMM_PORT */
+	0x0f, 0xaa,				/* rsm */
+};
+
+static void create_vm_with_smram(bool npt)
+{
+	create_vm(npt);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, SMRAM_GPA,
+				    SMRAM_SLOT, SMRAM_PAGES, 0);
+	vm_phy_pages_alloc(vm, SMRAM_PAGES, SMRAM_GPA, SMRAM_SLOT);
+	memcpy(addr_gpa2hva(vm, SMRAM_GPA + 0x8000), smi_handler,
+	       sizeof(smi_handler));
+	vcpu_set_msr(vcpu, MSR_IA32_SMBASE, SMRAM_GPA);
+}
+
+/* Returns what SMM reads from IA32_PAT. */
+static uint64_t smi(void)
+{
+	struct kvm_regs regs;
+
+	change_events(pend_smi);
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	TEST_ASSERT_EQ(vcpu->run->io.port, SMM_PORT);
+	vcpu_regs_get(vcpu, &regs);
+
+	return regs.rdx << 32 | (uint32_t)regs.rax;
+}
+
+FIXTURE(smm) { };
+
+FIXTURE_VARIANT(smm)
+{
+	bool npt;
+};
+
+FIXTURE_VARIANT_ADD(smm, npt_off) { .npt = false };
+FIXTURE_VARIANT_ADD(smm, npt_on) { .npt = true };
+
+FIXTURE_SETUP(smm)
+{
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "no SMM (CONFIG_KVM_SMM)");
+	if (variant->npt && !kvm_cpu_has(X86_FEATURE_NPT))
+		SKIP(return, "nested NPT is off (kvm_amd.npt=0)");
+
+	create_vm_with_smram(variant->npt);
+}
+
+FIXTURE_TEARDOWN(smm)
+{
+	kvm_vm_free(vm);
+}
+
+/* Has L2 write @pat and checks where it went, from SMM, from L2 and from L1. */
+static void test_smi_and_rsm(bool npt, void (*in_smm)(void))
+{
+	uint64_t hpat = npt ? HPAT : GPAT_2, gpat = npt ? GPAT_2 : GPAT;
+
+	enter_l2(0);
+	write_pat(L2, GPAT_2);
+
+	TEST_ASSERT_EQ(smi(), hpat);
+	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, gpat);
+	assert_no_gpat_saved();
+	in_smm();
+	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), hpat);
+
+	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, gpat);
+	TEST_ASSERT_EQ(read_pat(L1), hpat);
+}
+
+static void do_nothing(void)
+{
+}
+
+static void save_and_restore_msrs_first(void)
+{
+	save_and_restore(false);
+}
+
+static void save_and_restore_msrs_last(void)
+{
+	save_and_restore(true);
+}
+
+TEST_F(smm, smi_and_rsm_keep_pats)
+{
+	test_smi_and_rsm(variant->npt, do_nothing);
+}
+
+TEST_F(smm, restore_in_smm_msrs_first)
+{
+	test_smi_and_rsm(variant->npt, save_and_restore_msrs_first);
+}
+
+TEST_F(smm, restore_in_smm_msrs_last)
+{
+	test_smi_and_rsm(variant->npt, save_and_restore_msrs_last);
+}
+
+TEST_F(smm, rsm_loads_g_pat_again)
+{
+	enter_l2(0);
+	smi();
+	vmcb12[0]->save.g_pat = HPAT_2;
+	TEST_ASSERT_EQ(read_pat(L2), variant->npt ? HPAT_2 : HPAT);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, HPAT_2);
+	TEST_ASSERT_EQ(read_pat(L1), HPAT);
+}
+
+/* A failed RSM is a shutdown; without NPT an invalid g_pat is no failure. */
+TEST_F(smm, rsm_does_not_run_invalid_g_pat)
+{
+	enter_l2(0);
+	smi();
+	vmcb12[0]->save.g_pat = INVALID_PAT;
+
+	if (!variant->npt) {
+		TEST_ASSERT_EQ(read_pat(L2), HPAT);
+		return;
+	}
+
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_SHUTDOWN);
+	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, INVALID_PAT);
+	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT);
+}

@@ -133,10 +133,10 @@ FIXTURE_TEARDOWN(exits)
 
 static void test_exit(const FIXTURE_VARIANT(exits) *variant)
 {
-	vmcb12[0]->control.intercept |= variant->intercept;
-	vmcb12[0]->control.intercept_exceptions |= variant->intercept_exceptions;
+	vmcb12->control.intercept |= variant->intercept;
+	vmcb12->control.intercept_exceptions |= variant->intercept_exceptions;
 
-	enter_l2(0);
+	enter_l2();
 	write_pat(L2, GPAT_2);
 	if (variant->host)
 		variant->host();
@@ -150,7 +150,7 @@ TEST_F(exits, save_gpat)
 
 	create_vm(true);
 	test_exit(variant);
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT_2);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT_2);
 	TEST_ASSERT_EQ(read_pat(L1), HPAT);
 	assert_no_gpat_saved();
 }
@@ -159,7 +159,7 @@ TEST_F(exits, without_npt_leave_g_pat_alone)
 {
 	create_vm(false);
 	test_exit(variant);
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
 	TEST_ASSERT_EQ(read_pat(L1), GPAT_2);
 }
 
@@ -169,16 +169,16 @@ TEST_F(exits, without_npt_leave_g_pat_alone)
  */
 TEST_F(npt_on, failed_entry_leaves_both_pats_alone)
 {
-	uint64_t msrpm = vmcb12[0]->control.msrpm_base_pa;
+	uint64_t msrpm = vmcb12->control.msrpm_base_pa;
 
-	vmcb12[0]->control.msrpm_base_pa = 1ull << 32;
-	vmcb12[0]->control.intercept |= BIT_ULL(INTERCEPT_MSR_PROT);
-	TEST_ASSERT_EQ(guest_call(L1, op_vmrun, 0), (uint32_t)SVM_EXIT_ERR);
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT);
+	vmcb12->control.msrpm_base_pa = 1ull << 32;
+	vmcb12->control.intercept |= BIT_ULL(INTERCEPT_MSR_PROT);
+	TEST_ASSERT_EQ(guest_call(L1, op_vmrun, l1_svm), (uint32_t)SVM_EXIT_ERR);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
 	TEST_ASSERT_EQ(read_pat(L1), HPAT);
 
-	vmcb12[0]->control.msrpm_base_pa = msrpm;
-	enter_l2(0);
+	vmcb12->control.msrpm_base_pa = msrpm;
+	enter_l2();
 	TEST_ASSERT_EQ(read_pat(L2), GPAT);
 }
 
@@ -201,14 +201,14 @@ static uint64_t op_write_pat_emulated(uint64_t pat)
 
 static void test_emulated_accesses(bool npt)
 {
-	enter_l2(0);
+	enter_l2();
 	TEST_ASSERT_EQ(guest_call(L2, op_read_pat_emulated, 0), npt ? GPAT : HPAT);
 	TEST_ASSERT_EQ(guest_call(L2, op_write_pat_emulated, INVALID_PAT), GP_VECTOR);
 	TEST_ASSERT_EQ(guest_call(L2, op_write_pat_emulated, GPAT_2), 0);
 	TEST_ASSERT_EQ(guest_call(L2, op_read_pat_emulated, 0), GPAT_2);
 	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
 	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, npt ? GPAT_2 : GPAT);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, npt ? GPAT_2 : GPAT);
 	TEST_ASSERT_EQ(guest_call(L1, op_read_pat_emulated, 0), npt ? HPAT : GPAT_2);
 }
 

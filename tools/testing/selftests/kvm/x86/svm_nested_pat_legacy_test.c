@@ -30,7 +30,7 @@ FIXTURE_SETUP(legacy)
 
 	create_vm(true);
 	restore_legacy_state(variant->msrs_last);
-	legacy = save();
+	legacy = vcpu_save_state(vcpu);
 	TEST_ASSERT(!legacy->nested.hdr.svm.flags, "State is not legacy state");
 }
 
@@ -79,7 +79,7 @@ static void assert_gpat_is_independent(uint64_t gpat)
 	assert_gpat_saved(gpat);
 	TEST_ASSERT_EQ(read_pat(L2), gpat);
 	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, gpat);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, gpat);
 	TEST_ASSERT_EQ(read_pat(L1), HPAT);
 }
 
@@ -208,10 +208,10 @@ TEST_F(legacy, ends_when_init_exits_to_l1)
 	vcpu_mp_state_get(vcpu, &mp_state);	/* lets KVM accept INIT */
 
 	assert_no_gpat_saved();
-	TEST_ASSERT_EQ(vmcb12[0]->control.exit_code, SVM_EXIT_INIT);
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, HPAT_2);
+	TEST_ASSERT_EQ(vmcb12->control.exit_code, SVM_EXIT_INIT);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, HPAT_2);
 	host_writes_hpat(HPAT);
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, HPAT_2);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, HPAT_2);
 }
 
 /* Without NPT there is one PAT, whatever vmcb02.g_pat was until now. */
@@ -228,7 +228,7 @@ TEST_F(legacy, ends_with_state_without_npt)
 	write_pat(L2, GPAT_2);
 	exit_l2();
 	TEST_ASSERT_EQ(read_pat(L1), GPAT_2);
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
 }
 
 TEST_F(legacy, state_with_npt_on_off_and_on)
@@ -248,3 +248,53 @@ TEST_F(legacy, state_with_npt_on_off_and_on)
 	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
 	assert_gpat_is_independent(GPAT_2);
 }
+
+/* ---- Without legacy state ---- */
+
+static void assert_hdr_is_zero(void)
+{
+	static const uint8_t zero[sizeof(((struct kvm_nested_state *)0)->hdr)];
+	struct kvm_x86_state *state = vcpu_save_state(vcpu);
+
+	if (state->nested.flags & KVM_STATE_NESTED_GUEST_MODE)
+		state->nested.hdr.svm.vmcb_pa = 0;
+	TEST_ASSERT(!memcmp(&state->nested.hdr, zero, sizeof(zero)),
+		    "There is something in the header");
+	kvm_x86_state_cleanup(state);
+}
+
+TEST_F(restore, shared_pat_survives_without_npt)
+{
+	set_npt(false);
+	enter_l2();
+	write_pat(L2, HPAT_2);
+	assert_hdr_is_zero();
+	save_and_restore(variant->msrs_last);
+	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
+	exit_l2();
+	assert_hdr_is_zero();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
+	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
+}
+
+TEST_F(npt_off, header_gpat_is_neither_saved_nor_used)
+{
+	struct kvm_x86_state *state;
+
+	enter_l2();
+	assert_no_gpat_saved();
+
+	state = vcpu_save_state(vcpu);
+	state->nested.hdr.svm.gpat = INVALID_PAT;
+	state->nested.hdr.svm.flags = KVM_STATE_SVM_VALID_GPAT;
+	TEST_ASSERT_EQ(set_nested_state(state), 0);
+	state->nested.hdr.svm.gpat = GPAT;
+	TEST_ASSERT_EQ(set_nested_state(state), 0);
+	kvm_x86_state_cleanup(state);
+
+	assert_no_gpat_saved();
+	TEST_ASSERT_EQ(read_pat(L2), HPAT);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
+}
+

@@ -78,18 +78,18 @@ static void test_smi_and_rsm(bool npt, void (*in_smm)(void))
 {
 	uint64_t hpat = npt ? HPAT : GPAT_2, gpat = npt ? GPAT_2 : GPAT;
 
-	enter_l2(0);
+	enter_l2();
 	write_pat(L2, GPAT_2);
 
 	TEST_ASSERT_EQ(smi(), hpat);
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, gpat);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, gpat);
 	assert_no_gpat_saved();
 	in_smm();
 	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), hpat);
 
 	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
 	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, gpat);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, gpat);
 	TEST_ASSERT_EQ(read_pat(L1), hpat);
 }
 
@@ -124,21 +124,21 @@ TEST_F(smm, restore_in_smm_msrs_last)
 
 TEST_F(smm, rsm_loads_g_pat_again)
 {
-	enter_l2(0);
+	enter_l2();
 	smi();
-	vmcb12[0]->save.g_pat = HPAT_2;
+	vmcb12->save.g_pat = HPAT_2;
 	TEST_ASSERT_EQ(read_pat(L2), variant->npt ? HPAT_2 : HPAT);
 	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, HPAT_2);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, HPAT_2);
 	TEST_ASSERT_EQ(read_pat(L1), HPAT);
 }
 
 /* A failed RSM is a shutdown; without NPT an invalid g_pat is no failure. */
 TEST_F(smm, rsm_does_not_run_invalid_g_pat)
 {
-	enter_l2(0);
+	enter_l2();
 	smi();
-	vmcb12[0]->save.g_pat = INVALID_PAT;
+	vmcb12->save.g_pat = INVALID_PAT;
 
 	if (!variant->npt) {
 		TEST_ASSERT_EQ(read_pat(L2), HPAT);
@@ -147,6 +147,6 @@ TEST_F(smm, rsm_does_not_run_invalid_g_pat)
 
 	vcpu_run(vcpu);
 	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_SHUTDOWN);
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, INVALID_PAT);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, INVALID_PAT);
 	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT);
 }

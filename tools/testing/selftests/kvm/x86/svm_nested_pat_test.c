@@ -31,9 +31,6 @@
 #define GPAT_2		0x0705040100060006ull
 #define INVALID_PAT	0x0007040600070206ull	/* 2 in field 1 is reserved */
 
-#define VMCB_CLEAN_NPT	BIT(4)		/* covers NP_ENABLE, nCR3 and G_PAT */
-#define NR_VMCB12	2
-
 enum { L1 = 1, L2 = 2 };
 
 /* ---- L1 and L2 ---- */
@@ -42,7 +39,6 @@ typedef uint64_t (*guest_op_t)(uint64_t arg);
 
 static guest_op_t guest_op;
 static uint64_t guest_arg;
-static struct svm_test_data *guest_svm[NR_VMCB12];
 static uint8_t l2_stack[PAGE_SIZE] __aligned(PAGE_SIZE);
 
 static void guest_serve(int level)
@@ -60,11 +56,9 @@ static void l2_guest(void)
 	guest_serve(L2);
 }
 
-static void l1_guest(void)
+static void l1_guest(struct svm_test_data *svm)
 {
-	for (int i = 0; i < NR_VMCB12; i++)
-		generic_svm_setup(guest_svm[i], NULL, NULL);
-
+	generic_svm_setup(svm, NULL, NULL);
 	guest_serve(L1);
 }
 
@@ -79,16 +73,16 @@ static uint64_t op_write_pat(uint64_t pat)
 	return wrmsr_safe(MSR_IA32_CR_PAT, pat);
 }
 
-/* Runs L2 from its start on vmcb12 @i, returns the exit code. */
-static uint64_t op_vmrun(uint64_t i)
+/* Runs L2 from its start, returns the exit code. */
+static uint64_t op_vmrun(uint64_t arg)
 {
-	struct vmcb *vmcb = guest_svm[i]->vmcb;
+	struct svm_test_data *svm = (void *)arg;
 
-	vmcb->save.rip = (uint64_t)l2_guest;
-	vmcb->save.rsp = (uint64_t)l2_stack + sizeof(l2_stack) - 8;
-	run_guest(vmcb, guest_svm[i]->vmcb_gpa);
+	svm->vmcb->save.rip = (uint64_t)l2_guest;
+	svm->vmcb->save.rsp = (uint64_t)l2_stack + sizeof(l2_stack) - 8;
+	run_guest(svm->vmcb, svm->vmcb_gpa);
 
-	return vmcb->control.exit_code;
+	return svm->vmcb->control.exit_code;
 }
 
 /* Leaves L2 for good. */
@@ -103,8 +97,8 @@ static uint64_t op_vmmcall(uint64_t unused)
 
 static struct kvm_vm *vm;
 static struct kvm_vcpu *vcpu;
-static struct vmcb *vmcb12[NR_VMCB12];
-static uint8_t *msrpm12[NR_VMCB12];
+static struct vmcb *vmcb12;
+static vm_vaddr_t l1_svm;	/* struct svm_test_data, as L1 sees it */
 
 /* Runs the vCPU until a guest reports in, which has to be @level's. */
 static uint64_t run_until_report(int level)
@@ -147,9 +141,9 @@ static void write_pat(int level, uint64_t pat)
 	TEST_ASSERT_EQ(guest_call(level, op_write_pat, pat), 0);
 }
 
-static void enter_l2(int i)
+static void enter_l2(void)
 {
-	guest_call(L2, op_vmrun, i);
+	guest_call(L2, op_vmrun, l1_svm);
 }
 
 static void exit_l2(void)
@@ -157,12 +151,12 @@ static void exit_l2(void)
 	TEST_ASSERT_EQ(guest_call(L1, op_vmmcall, 0), SVM_EXIT_VMMCALL);
 }
 
-static void set_npt(int i, bool on)
+static void set_npt(bool on)
 {
 	if (on)
-		vmcb12[i]->control.nested_ctl |= SVM_NESTED_CTL_NP_ENABLE;
+		vmcb12->control.nested_ctl |= SVM_NESTED_CTL_NP_ENABLE;
 	else
-		vmcb12[i]->control.nested_ctl &= ~SVM_NESTED_CTL_NP_ENABLE;
+		vmcb12->control.nested_ctl &= ~SVM_NESTED_CTL_NP_ENABLE;
 }
 
 static vm_paddr_t alloc_npt_page(uint64_t **entries)
@@ -194,35 +188,15 @@ static vm_paddr_t create_npt(void)
 /* A VM whose L1 is ready to run L2; hPAT is HPAT, vmcb12.g_pat is GPAT. */
 static void create_vm(bool npt)
 {
-	vm_paddr_t npt_root;
-
 	vm = vm_create_with_one_vcpu(&vcpu, l1_guest);
-	npt_root = create_npt();
-
-	for (int i = 0; i < NR_VMCB12; i++) {
-		struct svm_test_data *svm;
-		vm_vaddr_t gva;
-
-		svm = vcpu_alloc_svm(vm, &gva);
-		guest_svm[i] = (void *)gva;
-		vmcb12[i] = svm->vmcb_hva;
-		msrpm12[i] = svm->msr_hva;
-	}
-	sync_global_to_guest(vm, guest_svm);
-
+	vmcb12 = vcpu_alloc_svm(vm, &l1_svm)->vmcb_hva;
+	vcpu_args_set(vcpu, 1, l1_svm);
 	run_until_report(L1);
-	for (int i = 0; i < NR_VMCB12; i++) {
-		set_npt(i, npt);
-		vmcb12[i]->control.nested_cr3 = npt_root;
-		vmcb12[i]->save.g_pat = GPAT;
-	}
-	TEST_ASSERT_EQ(read_pat(L1), HPAT);
-}
 
-/* Userspace sees consistent state only after the exit's I/O was completed. */
-static struct kvm_x86_state *save(void)
-{
-	return vcpu_save_state(vcpu);
+	set_npt(npt);
+	vmcb12->control.nested_cr3 = create_npt();
+	vmcb12->save.g_pat = GPAT;
+	TEST_ASSERT_EQ(read_pat(L1), HPAT);
 }
 
 static int set_nested_state(struct kvm_x86_state *state)
@@ -248,7 +222,7 @@ static void recreate_and_load(struct kvm_x86_state *state, bool msrs_last)
 
 static void save_and_restore(bool msrs_last)
 {
-	struct kvm_x86_state *state = save();
+	struct kvm_x86_state *state = vcpu_save_state(vcpu);
 
 	recreate_and_load(state, msrs_last);
 	kvm_x86_state_cleanup(state);
@@ -261,20 +235,13 @@ static void drop_gpat(struct kvm_x86_state *state)
 	       sizeof(state->nested.hdr) - sizeof(state->nested.hdr.svm.vmcb_pa));
 }
 
-/* Compares the whole header, but for vmcb_pa. */
 static void assert_saved_hdr(uint64_t gpat, uint32_t flags)
 {
-	struct kvm_svm_nested_state_hdr want = { .gpat = gpat, .flags = flags };
-	uint8_t pad[sizeof(((struct kvm_nested_state *)0)->hdr)] = {};
-	struct kvm_x86_state *state = save();
+	struct kvm_x86_state *state = vcpu_save_state(vcpu);
 
 	TEST_ASSERT_EQ(state->nested.hdr.svm.gpat, gpat);
 	TEST_ASSERT_EQ(state->nested.hdr.svm.flags, flags);
-
-	want.vmcb_pa = state->nested.hdr.svm.vmcb_pa;
-	memcpy(pad, &want, sizeof(want));
-	TEST_ASSERT(!memcmp(pad, &state->nested.hdr, sizeof(pad)),
-		    "Header has more than vmcb_pa, gpat and flags");
+	TEST_ASSERT_EQ(state->nested.hdr.svm.reserved, 0);
 	kvm_x86_state_cleanup(state);
 }
 
@@ -309,33 +276,14 @@ static void test_invalid_write_from_l2(void)
 	uint64_t pat, before;
 	int n = 0;
 
-	enter_l2(0);
+	enter_l2();
 	before = read_pat(L2);
 	while ((pat = next_invalid_pat(&n))) {
 		TEST_ASSERT_EQ(guest_call(L2, op_write_pat, pat), GP_VECTOR);
 		TEST_ASSERT_EQ(read_pat(L2), before);
 	}
 	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT);
-}
-
-static void test_intercepted_access(void)
-{
-	const int bit = 2 * MSR_IA32_CR_PAT;	/* read, the next one is write */
-
-	msrpm12[0][bit / 8] |= 3 << bit % 8;
-	vmcb12[0]->control.intercept |= BIT_ULL(INTERCEPT_MSR_PROT);
-
-	enter_l2(0);
-	TEST_ASSERT_EQ(guest_call(L1, op_read_pat, 0), SVM_EXIT_MSR);
-	TEST_ASSERT_EQ(vmcb12[0]->control.exit_info_1, 0);
-
-	enter_l2(0);
-	TEST_ASSERT_EQ(guest_call(L1, op_write_pat, GPAT_2), SVM_EXIT_MSR);
-	TEST_ASSERT_EQ(vmcb12[0]->control.exit_info_1, 1);
-
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
 	TEST_ASSERT_EQ(read_pat(L1), HPAT);
 }
 
@@ -356,7 +304,7 @@ FIXTURE_TEARDOWN(npt_off)
 TEST_F(npt_off, l1_and_l2_share_one_pat)
 {
 	write_pat(L1, HPAT_2);
-	enter_l2(0);
+	enter_l2();
 	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
 
 	write_pat(L2, GPAT_2);
@@ -368,11 +316,11 @@ TEST_F(npt_off, l1_and_l2_share_one_pat)
 
 TEST_F(npt_off, vmcb12_g_pat_is_ignored)
 {
-	vmcb12[0]->save.g_pat = INVALID_PAT;
-	enter_l2(0);
+	vmcb12->save.g_pat = INVALID_PAT;
+	enter_l2();
 	TEST_ASSERT_EQ(read_pat(L2), HPAT);
 	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, INVALID_PAT);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, INVALID_PAT);
 }
 
 TEST_F(npt_off, invalid_write_from_l2_faults)
@@ -380,40 +328,14 @@ TEST_F(npt_off, invalid_write_from_l2_faults)
 	test_invalid_write_from_l2();
 }
 
-TEST_F(npt_off, intercepted_access_exits_to_l1)
-{
-	test_intercepted_access();
-}
-
 TEST_F(npt_off, host_write_reaches_l2)
 {
-	enter_l2(0);
+	enter_l2();
 	vcpu_set_msr(vcpu, MSR_IA32_CR_PAT, HPAT_2);
 	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT_2);
 	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
 	exit_l2();
 	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
-}
-
-TEST_F(npt_off, header_gpat_is_neither_saved_nor_used)
-{
-	struct kvm_x86_state *state;
-
-	enter_l2(0);
-	assert_no_gpat_saved();
-
-	state = save();
-	state->nested.hdr.svm.gpat = INVALID_PAT;
-	state->nested.hdr.svm.flags = KVM_STATE_SVM_VALID_GPAT;
-	TEST_ASSERT_EQ(set_nested_state(state), 0);
-	state->nested.hdr.svm.gpat = GPAT;
-	TEST_ASSERT_EQ(set_nested_state(state), 0);
-	kvm_x86_state_cleanup(state);
-
-	assert_no_gpat_saved();
-	TEST_ASSERT_EQ(read_pat(L2), HPAT);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT);
 }
 
 /* ---- With nested NPT ---- */
@@ -439,132 +361,55 @@ TEST_F(npt_on, vmrun_rejects_invalid_g_pat)
 	int n = 0;
 
 	while ((pat = next_invalid_pat(&n))) {
-		vmcb12[0]->save.g_pat = pat;
-		TEST_ASSERT_EQ(guest_call(L1, op_vmrun, 0), (uint32_t)SVM_EXIT_ERR);
-		TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, pat);
+		vmcb12->save.g_pat = pat;
+		TEST_ASSERT_EQ(guest_call(L1, op_vmrun, l1_svm), (uint32_t)SVM_EXIT_ERR);
+		TEST_ASSERT_EQ(vmcb12->save.g_pat, pat);
 		TEST_ASSERT_EQ(read_pat(L1), HPAT);
 	}
 
-	vmcb12[0]->save.g_pat = GPAT;
-	enter_l2(0);
+	vmcb12->save.g_pat = GPAT;
+	enter_l2();
 	TEST_ASSERT_EQ(read_pat(L2), GPAT);
 }
 
 TEST_F(npt_on, l2_reads_g_pat_and_l1_does_not)
 {
-	enter_l2(0);
+	enter_l2();
 	TEST_ASSERT_EQ(read_pat(L2), GPAT);
 	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
 	TEST_ASSERT_EQ(read_pat(L1), HPAT);
 }
 
 TEST_F(npt_on, l2_write_is_saved_at_vmexit)
 {
-	enter_l2(0);
+	enter_l2();
 	write_pat(L2, GPAT_2);
 	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
 	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT_2);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT);
-}
-
-TEST_F(npt_on, many_vmruns)
-{
-	const uint64_t pats[] = { GPAT, GPAT_2, HPAT, HPAT_2 };
-
-	for (int i = 0; i < 64; i++) {
-		uint64_t load = pats[i % 4], store = pats[i / 4 % 4];
-
-		vmcb12[0]->save.g_pat = load;
-		enter_l2(0);
-		TEST_ASSERT_EQ(read_pat(L2), load);
-		write_pat(L2, store);
-		exit_l2();
-		TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, store);
-		TEST_ASSERT_EQ(read_pat(L1), HPAT);
-	}
-}
-
-TEST_F(npt_on, two_vmcb12s_in_turn)
-{
-	vmcb12[1]->save.g_pat = HPAT_2;
-
-	enter_l2(0);
-	write_pat(L2, GPAT_2);
-	exit_l2();
-
-	enter_l2(1);
-	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[1]->save.g_pat, HPAT_2);
-
-	enter_l2(0);
-	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
-	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT_2);
 	TEST_ASSERT_EQ(read_pat(L1), HPAT);
 }
 
 TEST_F(npt_on, npt_switched_off_and_on)
 {
-	enter_l2(0);
+	enter_l2();
 	TEST_ASSERT_EQ(read_pat(L2), GPAT);
 	exit_l2();
 
-	set_npt(0, false);
-	enter_l2(0);
+	set_npt(false);
+	enter_l2();
 	TEST_ASSERT_EQ(read_pat(L2), HPAT);
 	write_pat(L2, HPAT_2);
 	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
 
-	set_npt(0, true);
-	enter_l2(0);
+	set_npt(true);
+	enter_l2();
 	TEST_ASSERT_EQ(read_pat(L2), GPAT);
 	exit_l2();
 	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
-}
-
-TEST_F(npt_on, l1_changes_its_pat_in_between)
-{
-	enter_l2(0);
-	exit_l2();
-	write_pat(L1, HPAT_2);
-	enter_l2(0);
-	TEST_ASSERT_EQ(read_pat(L2), GPAT);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
-}
-
-/*
- * With the NPT clean bit clear, a new g_pat must be loaded.  With the bit set,
- * the APM leaves it open whether the old or the new one is, but not that L2
- * reads one and #VMEXIT saves the other.
- */
-TEST_F(npt_on, g_pat_and_clean_bit)
-{
-	uint64_t pat;
-
-	enter_l2(0);
-	exit_l2();
-
-	vmcb12[0]->control.clean = VMCB_CLEAN_NPT;
-	vmcb12[0]->save.g_pat = GPAT_2;
-	enter_l2(0);
-	pat = read_pat(L2);
-	TEST_ASSERT(pat == GPAT || pat == GPAT_2, "L2 has PAT 0x%lx", pat);
-	assert_gpat_saved(pat);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, pat);
-
-	vmcb12[0]->control.clean = 0;
-	vmcb12[0]->save.g_pat = HPAT_2;
-	enter_l2(0);
-	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, HPAT_2);
 }
 
 TEST_F(npt_on, invalid_write_from_l2_faults)
@@ -572,14 +417,9 @@ TEST_F(npt_on, invalid_write_from_l2_faults)
 	test_invalid_write_from_l2();
 }
 
-TEST_F(npt_on, intercepted_access_exits_to_l1)
-{
-	test_intercepted_access();
-}
-
 TEST_F(npt_on, host_accesses_hpat)
 {
-	enter_l2(0);
+	enter_l2();
 	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT);
 	write_pat(L2, GPAT_2);
 	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT);
@@ -589,7 +429,7 @@ TEST_F(npt_on, host_accesses_hpat)
 	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT_2);
 	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
 	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT_2);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT_2);
 	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
 }
 
@@ -599,9 +439,9 @@ TEST_F(npt_on, invalid_gpat_in_header_changes_nothing)
 	uint64_t pat;
 	int n = 0;
 
-	enter_l2(0);
+	enter_l2();
 	write_pat(L2, GPAT_2);
-	state = save();
+	state = vcpu_save_state(vcpu);
 	while ((pat = next_invalid_pat(&n))) {
 		state->nested.hdr.svm.gpat = pat;
 		TEST_ASSERT_EQ(set_nested_state(state), EINVAL);
@@ -611,7 +451,7 @@ TEST_F(npt_on, invalid_gpat_in_header_changes_nothing)
 
 	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
 	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT_2);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT_2);
 	TEST_ASSERT_EQ(read_pat(L1), HPAT);
 }
 
@@ -630,8 +470,8 @@ TEST_F(npt_on, garbage_in_header_is_legacy_state)
 	for (int i = 0; i < ARRAY_SIZE(garbage); i++) {
 		struct kvm_x86_state *state;
 
-		enter_l2(0);
-		state = save();
+		enter_l2();
+		state = vcpu_save_state(vcpu);
 		state->nested.hdr.svm.gpat = garbage[i].gpat;
 		state->nested.hdr.svm.flags = garbage[i].flags;
 		state->nested.hdr.svm.reserved = garbage[i].reserved;
@@ -641,7 +481,7 @@ TEST_F(npt_on, garbage_in_header_is_legacy_state)
 		assert_no_gpat_saved();
 		TEST_ASSERT_EQ(read_pat(L2), HPAT);
 		exit_l2();
-		vmcb12[0]->save.g_pat = GPAT;
+		vmcb12->save.g_pat = GPAT;
 	}
 }
 
@@ -675,7 +515,7 @@ TEST_F(restore, both_pats_survive)
 	write_pat(L1, HPAT_2);
 	assert_no_gpat_saved();
 
-	enter_l2(0);
+	enter_l2();
 	assert_gpat_saved(GPAT);
 	save_and_restore(variant->msrs_last);
 	assert_gpat_saved(GPAT);
@@ -688,26 +528,13 @@ TEST_F(restore, both_pats_survive)
 	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
 
 	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT_2);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT_2);
 	assert_no_gpat_saved();
 	save_and_restore(variant->msrs_last);
 	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
 
-	enter_l2(0);
+	enter_l2();
 	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
-}
-
-TEST_F(restore, shared_pat_survives_without_npt)
-{
-	set_npt(0, false);
-	enter_l2(0);
-	write_pat(L2, HPAT_2);
-	assert_no_gpat_saved();
-	save_and_restore(variant->msrs_last);
-	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
 }
 
 /* Restores an L2 whose gPAT was not saved, while hPAT was HPAT_2. */
@@ -716,8 +543,8 @@ static void restore_legacy_state(bool msrs_last)
 	struct kvm_x86_state *state;
 
 	write_pat(L1, HPAT_2);
-	enter_l2(0);
-	state = save();
+	enter_l2();
+	state = vcpu_save_state(vcpu);
 	drop_gpat(state);
 	recreate_and_load(state, msrs_last);
 	kvm_x86_state_cleanup(state);
@@ -734,7 +561,7 @@ TEST_F(restore, legacy_l2_gets_hpat_and_then_its_own)
 	vcpu_set_msr(vcpu, MSR_IA32_CR_PAT, HPAT);
 	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
 	exit_l2();
-	TEST_ASSERT_EQ(vmcb12[0]->save.g_pat, GPAT_2);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT_2);
 	TEST_ASSERT_EQ(read_pat(L1), HPAT);
 }
 

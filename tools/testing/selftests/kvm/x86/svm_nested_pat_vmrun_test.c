@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * More of what svm_nested_pat_test.c tests: series of VMRUNs, clean bits, and
+ * an L1 that intercepts IA32_PAT.
+ */
+#include "svm_nested_pat.h"
+
+#define VMCB_CLEAN_NPT	BIT(4)		/* covers NP_ENABLE, nCR3 and G_PAT */
+
+TEST_F(npt_on, many_vmruns)
+{
+	const uint64_t pats[] = { GPAT, GPAT_2, HPAT, HPAT_2 };
+
+	for (int i = 0; i < 64; i++) {
+		uint64_t load = pats[i % 4], store = pats[i / 4 % 4];
+
+		vmcb12->save.g_pat = load;
+		enter_l2();
+		TEST_ASSERT_EQ(read_pat(L2), load);
+		write_pat(L2, store);
+		exit_l2();
+		TEST_ASSERT_EQ(vmcb12->save.g_pat, store);
+		TEST_ASSERT_EQ(read_pat(L1), HPAT);
+	}
+}
+
+TEST_F(npt_on, two_vmcb12s_in_turn)
+{
+	struct svm_test_data *svm;
+	struct vmcb *other;
+	vm_vaddr_t gva;
+
+	svm = vcpu_alloc_svm(vm, &gva);
+	other = svm->vmcb_hva;
+	*other = *vmcb12;
+	other->save.g_pat = HPAT_2;
+
+	enter_l2();
+	write_pat(L2, GPAT_2);
+	exit_l2();
+
+	guest_call(L2, op_vmrun, gva);
+	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
+	exit_l2();
+	TEST_ASSERT_EQ(other->save.g_pat, HPAT_2);
+
+	enter_l2();
+	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT_2);
+	TEST_ASSERT_EQ(read_pat(L1), HPAT);
+}
+
+TEST_F(npt_on, l1_changes_its_pat_in_between)
+{
+	enter_l2();
+	exit_l2();
+	write_pat(L1, HPAT_2);
+	enter_l2();
+	TEST_ASSERT_EQ(read_pat(L2), GPAT);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
+	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
+}
+
+/*
+ * With the NPT clean bit clear, a new g_pat must be loaded.  With the bit set,
+ * the APM leaves it open whether the old or the new one is, but not that L2
+ * reads one and #VMEXIT saves the other.
+ */
+TEST_F(npt_on, g_pat_and_clean_bit)
+{
+	uint64_t pat;
+
+	enter_l2();
+	exit_l2();
+
+	vmcb12->control.clean = VMCB_CLEAN_NPT;
+	vmcb12->save.g_pat = GPAT_2;
+	enter_l2();
+	pat = read_pat(L2);
+	TEST_ASSERT(pat == GPAT || pat == GPAT_2, "L2 has PAT 0x%lx", pat);
+	assert_gpat_saved(pat);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, pat);
+
+	vmcb12->control.clean = 0;
+	vmcb12->save.g_pat = HPAT_2;
+	enter_l2();
+	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, HPAT_2);
+}
+
+static void test_intercepted_access(void)
+{
+	struct svm_test_data *svm = addr_gva2hva(vm, l1_svm);
+	const int bit = 2 * MSR_IA32_CR_PAT;	/* read, the next one is write */
+	uint8_t *msrpm = svm->msr_hva;
+
+	msrpm[bit / 8] |= 3 << bit % 8;
+	vmcb12->control.intercept |= BIT_ULL(INTERCEPT_MSR_PROT);
+
+	enter_l2();
+	TEST_ASSERT_EQ(guest_call(L1, op_read_pat, 0), SVM_EXIT_MSR);
+	TEST_ASSERT_EQ(vmcb12->control.exit_info_1, 0);
+
+	enter_l2();
+	TEST_ASSERT_EQ(guest_call(L1, op_write_pat, GPAT_2), SVM_EXIT_MSR);
+	TEST_ASSERT_EQ(vmcb12->control.exit_info_1, 1);
+
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
+	TEST_ASSERT_EQ(read_pat(L1), HPAT);
+}
+
+TEST_F(npt_off, intercepted_access_exits_to_l1)
+{
+	test_intercepted_access();
+}
+
+TEST_F(npt_on, intercepted_access_exits_to_l1)
+{
+	test_intercepted_access();
+}

@@ -6,14 +6,17 @@
 #ifndef SELFTEST_KVM_SVM_NESTED_PAT_H
 #define SELFTEST_KVM_SVM_NESTED_PAT_H
 
+#include <linux/compiler.h>
+
 #include "kvm_test_harness.h"
 
 #pragma push_macro("TEST_F")
 #undef TEST_F
-#define TEST_F(fixture_name, test_name)						\
-	static __attribute__((unused)) void uncalled_##fixture_name##_##test_name(	\
-		struct __test_metadata *_metadata, FIXTURE_DATA(fixture_name) *self,	\
-		const FIXTURE_VARIANT(fixture_name) *variant)
+#define TEST_F(fixture, name)						\
+	static __maybe_unused void uncalled_##fixture##_##name(		\
+		struct __test_metadata *_metadata,			\
+		struct _test_data_##fixture *self,			\
+		const struct _fixture_variant_##fixture *variant)
 
 #include "svm_nested_pat_test.c"
 

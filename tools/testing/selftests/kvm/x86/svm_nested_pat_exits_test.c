@@ -61,65 +61,69 @@ static void host_init(void)
 	change_events(pend_init);
 }
 
-FIXTURE(exits) { };
-
-FIXTURE_VARIANT(exits)
-{
+struct l2_exit {
 	uint64_t intercept;		/* what L1 intercepts for this */
 	uint32_t intercept_exceptions;
 	void (*host)(void);		/* what the host does, if anything */
 	guest_op_t op;			/* what L2 does */
-	uint32_t exit_code;
+	uint32_t code;
+};
+
+FIXTURE(exits) { };
+
+FIXTURE_VARIANT(exits)
+{
+	struct l2_exit exit;
 };
 
 FIXTURE_VARIANT_ADD(exits, vmmcall) {
-	.op = op_vmmcall,
-	.exit_code = SVM_EXIT_VMMCALL,
+	.exit.op = op_vmmcall,
+	.exit.code = SVM_EXIT_VMMCALL,
 };
 
 FIXTURE_VARIANT_ADD(exits, cpuid) {
-	.intercept = BIT_ULL(INTERCEPT_CPUID),
-	.op = op_cpuid,
-	.exit_code = SVM_EXIT_CPUID,
+	.exit.intercept = BIT_ULL(INTERCEPT_CPUID),
+	.exit.op = op_cpuid,
+	.exit.code = SVM_EXIT_CPUID,
 };
 
 FIXTURE_VARIANT_ADD(exits, exception) {
-	.intercept_exceptions = BIT(UD_VECTOR),
-	.op = op_ud2,
-	.exit_code = SVM_EXIT_EXCP_BASE + UD_VECTOR,
+	.exit.intercept_exceptions = BIT(UD_VECTOR),
+	.exit.op = op_ud2,
+	.exit.code = SVM_EXIT_EXCP_BASE + UD_VECTOR,
 };
 
 FIXTURE_VARIANT_ADD(exits, shutdown) {
-	.intercept = BIT_ULL(INTERCEPT_SHUTDOWN),
-	.op = op_shutdown,
-	.exit_code = SVM_EXIT_SHUTDOWN,
+	.exit.intercept = BIT_ULL(INTERCEPT_SHUTDOWN),
+	.exit.op = op_shutdown,
+	.exit.code = SVM_EXIT_SHUTDOWN,
 };
 
 FIXTURE_VARIANT_ADD(exits, interrupt) {
-	.intercept = BIT_ULL(INTERCEPT_INTR),
-	.op = op_self_ipi,
-	.exit_code = SVM_EXIT_INTR,
+	.exit.intercept = BIT_ULL(INTERCEPT_INTR),
+	.exit.op = op_self_ipi,
+	.exit.code = SVM_EXIT_INTR,
 };
 
 FIXTURE_VARIANT_ADD(exits, nmi) {
-	.intercept = BIT_ULL(INTERCEPT_NMI),
-	.host = host_nmi,
-	.op = op_read_pat,
-	.exit_code = SVM_EXIT_NMI,
+	.exit.intercept = BIT_ULL(INTERCEPT_NMI),
+	.exit.host = host_nmi,
+	.exit.op = op_read_pat,
+	.exit.code = SVM_EXIT_NMI,
 };
 
 FIXTURE_VARIANT_ADD(exits, smi) {
-	.intercept = BIT_ULL(INTERCEPT_SMI),
-	.host = host_smi,
-	.op = op_read_pat,
-	.exit_code = SVM_EXIT_SMI,
+	.exit.intercept = BIT_ULL(INTERCEPT_SMI),
+	.exit.host = host_smi,
+	.exit.op = op_read_pat,
+	.exit.code = SVM_EXIT_SMI,
 };
 
 FIXTURE_VARIANT_ADD(exits, init) {
-	.intercept = BIT_ULL(INTERCEPT_INIT),
-	.host = host_init,
-	.op = op_read_pat,
-	.exit_code = SVM_EXIT_INIT,
+	.exit.intercept = BIT_ULL(INTERCEPT_INIT),
+	.exit.host = host_init,
+	.exit.op = op_read_pat,
+	.exit.code = SVM_EXIT_INIT,
 };
 
 FIXTURE_SETUP(exits)
@@ -131,16 +135,16 @@ FIXTURE_TEARDOWN(exits)
 	kvm_vm_free(vm);
 }
 
-static void test_exit(const FIXTURE_VARIANT(exits) *variant)
+static void test_exit(const struct l2_exit *exit)
 {
-	vmcb12->control.intercept |= variant->intercept;
-	vmcb12->control.intercept_exceptions |= variant->intercept_exceptions;
+	vmcb12->control.intercept |= exit->intercept;
+	vmcb12->control.intercept_exceptions |= exit->intercept_exceptions;
 
 	enter_l2();
 	write_pat(L2, GPAT_2);
-	if (variant->host)
-		variant->host();
-	TEST_ASSERT_EQ(guest_call(L1, variant->op, 0), variant->exit_code);
+	if (exit->host)
+		exit->host();
+	TEST_ASSERT_EQ(guest_call(L1, exit->op, 0), exit->code);
 }
 
 TEST_F(exits, save_gpat)
@@ -149,7 +153,7 @@ TEST_F(exits, save_gpat)
 		SKIP(return, "nested NPT is off (kvm_amd.npt=0)");
 
 	create_vm(true);
-	test_exit(variant);
+	test_exit(&variant->exit);
 	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT_2);
 	TEST_ASSERT_EQ(read_pat(L1), HPAT);
 	assert_no_gpat_saved();
@@ -158,7 +162,7 @@ TEST_F(exits, save_gpat)
 TEST_F(exits, without_npt_leave_g_pat_alone)
 {
 	create_vm(false);
-	test_exit(variant);
+	test_exit(&variant->exit);
 	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
 	TEST_ASSERT_EQ(read_pat(L1), GPAT_2);
 }

@@ -159,30 +159,21 @@ static void set_npt(bool on)
 		vmcb12->control.nested_ctl &= ~SVM_NESTED_CTL_NP_ENABLE;
 }
 
-static vm_paddr_t alloc_npt_page(uint64_t **entries)
-{
-	vm_vaddr_t gva = vm_vaddr_alloc_page(vm);
-
-	*entries = addr_gva2hva(vm, gva);
-	memset(*entries, 0, PAGE_SIZE);
-
-	return addr_gva2gpa(vm, gva);
-}
-
 /* Nested page tables that map the first GiB one to one, with 2 MiB pages. */
 static vm_paddr_t create_npt(void)
 {
 	const uint64_t rwu = PTE_PRESENT_MASK | PTE_WRITABLE_MASK | PTE_USER_MASK;
-	uint64_t *pml4, *pdpt, *pd;
-	vm_paddr_t root;
+	vm_paddr_t pml4 = vm_alloc_page_table(vm);
+	vm_paddr_t pdpt = vm_alloc_page_table(vm);
+	vm_paddr_t pd = vm_alloc_page_table(vm);
+	uint64_t *pde = addr_gpa2hva(vm, pd);
 
-	root = alloc_npt_page(&pml4);
-	pml4[0] = alloc_npt_page(&pdpt) | rwu;
-	pdpt[0] = alloc_npt_page(&pd) | rwu;
+	*(uint64_t *)addr_gpa2hva(vm, pml4) = pdpt | rwu;
+	*(uint64_t *)addr_gpa2hva(vm, pdpt) = pd | rwu;
 	for (uint64_t i = 0; i < 512; i++)
-		pd[i] = (i << 21) | PTE_LARGE_MASK | rwu;
+		pde[i] = (i << 21) | PTE_LARGE_MASK | rwu;
 
-	return root;
+	return pml4;
 }
 
 /* A VM whose L1 is ready to run L2; hPAT is HPAT, vmcb12.g_pat is GPAT. */

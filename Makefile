@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# The front door of the lab. It only names the steps and their order; each step
+# is a tool in tools/nsvm/ that says at its top what it does.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+T := tools/nsvm
+
+# Symbols of Kconfig, from the command line or the environment
+settings := $(shell sed -n 's/^config //p' Kconfig)
+define setting
+ifneq ($$(filter command% environment%,$$(origin $(1))),)
+export NSVM_$(1) := $$($(1))
+endif
+endef
+$(foreach s,$(settings),$(eval $(call setting,$(s))))
+ifdef V
+export NSVM_V := $(V)
+endif
+
+##@ The two commands
+.PHONY: run test
+run: ## boot the base and the series, run the PAT tests on both, show what changed
+	@$T/setup run
+	@$T/tree base
+	@$T/build kernel-base
+	@$T/tree series
+	@$T/build kernel
+	@$T/build selftests
+	@$T/run
+
+test: ## everything: npt=1 and npt=0, neighbours, each patch alone, failure paths
+	@$T/setup run test
+	@$T/test
+
+##@ One step
+.PHONY: setup tree kernel selftests boot
+setup: ## install the Debian packages that are missing
+	@$T/setup run
+
+tree: setup ## kernel source with the series applied, in build/<base>/src
+	@$T/tree base
+	@$T/tree series
+
+kernel: tree ## kernel of what is in build/<base>/src, edits included
+	@$T/build kernel
+
+selftests: tree ## static test binaries in build/<base>/selftests, for any machine
+	@$T/build selftests
+
+boot: kernel selftests ## a shell on the emulated machine, with the tests in /tests
+	@$T/boot shell
+
+##@ Work on the series
+.PHONY: patches
+patches: ## export the commits of build/<base>/src to patches/<base>
+	@$T/export
+
+##@ Options (Kconfig; make run BASE=... LINUX=... SMP=... wins over them)
+.PHONY: menuconfig defconfig
+menuconfig: ## choose in a menu
+	@$T/setup config
+	@$T/config menuconfig
+
+defconfig: ## write the defaults to build/.config
+	@$T/setup config
+	@$T/config defconfig
+
+##@ Cleaning
+.PHONY: clean distclean
+clean: ## remove objects, results and logs; keep sources and downloads
+	@$T/clean objects
+
+distclean: ## remove build/
+	@$T/clean all
+
+##@ Help
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 } \
+		END { printf "\nV=1 shows what commands print.\n" }' Makefile

@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=dash disable=SC2034
+#
+# What the tools of the lab share: settings, places, messages, logs, the lock.
+# Sourced by each of them, never run.
+#
+# Settings are the symbols of Kconfig. NSVM_<symbol> in the environment wins
+# over build/.config, which wins over the default in Kconfig.
+#
+# Environment that is no setting:
+#   NSVM_V=1        show what commands print as they run
+#   NSVM_BUILD      where everything is made, build/ when unset
+#   NSVM_PATCHES    where the series are, patches/ when unset
+
+set -eu
+LC_ALL=C
+export LC_ALL
+umask 022
+
+tool=${0##*/}
+lib=$(cd "$(dirname "$0")" && pwd)
+top=$(cd "$lib/../.." && pwd)
+build=${NSVM_BUILD:-$top/build}
+patches=${NSVM_PATCHES:-$top/patches}
+overlay=$top/tools/testing/selftests/kvm/x86
+
+# What the make or the git that called us left behind is not for the make and
+# the git that we call.
+unset MAKEFLAGS MFLAGS MAKEOVERRIDES MAKELEVEL MAKEFILES V O ARCH \
+      BASE LINUX LINUX_REF CC DEBUG_KERNEL QEMU ACCEL CPU SMP MEMORY TESTS \
+      TIMEOUT TEST_TIMEOUT CROSS_COMPILE LLVM KCFLAGS KCPPFLAGS CFLAGS \
+      CPPFLAGS LDFLAGS LDLIBS OUTPUT KCONFIG_CONFIG \
+      GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY 2>/dev/null || :
+
+# ---- settings ----
+
+# Print NSVM_<symbol>='value' for each symbol that the environment leaves open.
+settings()
+{
+	config=$build/.config
+	[ -r "$config" ] || config=/dev/null
+	awk -v q="'" '
+	function unquote(s) { gsub(/^"|"$/, "", s); return s }
+	FNR == 1 { file++ }
+	file == 1 && /^config / { sym = $2; known[sym] = 1 }
+	file == 1 && /^(choice|endchoice|menu)/ { sym = "" }
+	file == 1 && sym && /^\tdefault / && !/ if / {
+		sub(/^\tdefault /, "")
+		value[sym] = unquote($0)
+	}
+	file == 2 && /^NSVM_[A-Z_]+=/ {
+		s = $0; sub(/=.*/, "", s); sub(/^NSVM_/, "", s)
+		v = $0; sub(/^[^=]*=/, "", v)
+		if (s in known) value[s] = unquote(v)
+	}
+	file == 2 && /^# NSVM_[A-Z_]+ is not set/ {
+		sub(/^NSVM_/, "", $2)
+		value[$2] = "n"
+	}
+	END {
+		for (s in known) {
+			if (ENVIRON["NSVM_" s] != "" || !(s in value))
+				continue
+			gsub(q, q "\\" q q, value[s])
+			printf "NSVM_%s=%s%s%s; export NSVM_%s\n", s, q, value[s], q, s
+		}
+	}' "$top/Kconfig" "$config"
+}
+eval "$(settings)"
+
+case $NSVM_BASE in
+*/*|.*|*[!A-Za-z0-9._-]*) echo "$tool: BASE=$NSVM_BASE is no name of a directory of patches/" >&2; exit 1;;
+esac
+
+# ---- places ----
+
+series_dir=$patches/$NSVM_BASE
+b=$build/$NSVM_BASE
+[ -z "${NSVM_LINUX-}" ] || b=$b-own
+src=$b/src
+logs=$b/logs
+results=$b/results
+
+# A debug kernel and another compiler have object directories of their own.
+flavour=
+[ "$NSVM_DEBUG_KERNEL" != y ] || flavour=-debug
+[ "$NSVM_CC" = gcc ] || flavour=$flavour-$(printf %s "${NSVM_CC##*/}" | tr -c 'A-Za-z0-9.\n' _)
+
+# ---- messages ----
+
+now()
+{
+	date +%s%3N
+}
+
+# elapsed MS_AT_START
+elapsed()
+{
+	awk -v a="$1" -v b="$(now)" 'BEGIN { printf "%.1f s", (b - a) / 1000 }'
+}
+
+# say TAG TEXT: one line about one step
+say()
+{
+	printf '  %-9s %s\n' "$1" "$2"
+}
+
+die()
+{
+	printf '%s: %s\n' "$tool" "$1" >&2
+	exit "${2:-1}"
+}
+
+# A path as a reader wants it: from the top of the repository
+rel()
+{
+	printf %s "${1#"$top"/}"
+}
+
+# ---- logs ----
+
+# The line of a log that says what went wrong
+first_error()
+{
+	grep -m1 'No space left on device' "$1" ||
+	grep -m1 -E ':[0-9]+(:[0-9]+)?: (fatal )?error:|: undefined reference|^fatal:|^error:|^E: ' "$1" ||
+	grep -m1 -i -E 'error|\*\*\*|cannot|unable|not found' "$1" ||
+	tail -n 1 "$1"
+}
+
+# A long step shows that it is alive: on a terminal in place, else by a line
+# every half minute.
+ticker()
+{
+	if [ -t 1 ]; then
+		while :; do
+			printf '\r  %-9s %s ... %s' "$1" "$2" "$(elapsed "$3")"
+			sleep 1 >/dev/null 2>&1
+		done
+	else
+		while sleep 30 >/dev/null 2>&1; do
+			say "$1" "$2 ... $(elapsed "$3")"
+		done
+	fi
+}
+
+tick_pid=
+tick_stop()
+{
+	[ -n "$tick_pid" ] || return 0
+	# KILL: a TERM just after the fork would meet the handler that the
+	# ticker is about to drop, and be lost
+	kill -KILL "$tick_pid" 2>/dev/null || :
+	wait "$tick_pid" 2>/dev/null || :
+	tick_pid=
+	[ ! -t 1 ] || printf '\r\033[K'
+}
+trap tick_stop EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+disk_is_full()
+{
+	[ "$(df -Pk "$build" | awk 'NR == 2 { print $4 }')" -lt 1024 ]
+}
+
+# logged TAG LOG TEXT COMMAND...: run it with its output in logs/LOG.log, say
+# what was done and how long it took. When it fails: $error is the first error,
+# nothing is said.
+logged()
+{
+	l_tag=$1 log=$logs/$2.log l_text=$3 l_start=$(now) l_rc=0
+	shift 3
+	mkdir -p "$logs"
+	if [ "${NSVM_V-}" = 1 ]; then
+		{ l_rc=0; "$@" 2>&1 || l_rc=$?; echo $l_rc >"$log.rc"; } | tee "$log"
+		read -r l_rc <"$log.rc"
+		rm -f "$log.rc"
+	else
+		ticker "$l_tag" "$l_text" "$l_start" 9>&- &
+		tick_pid=$!
+		"$@" >"$log" 2>&1 || l_rc=$?
+		tick_stop
+	fi
+	if [ "$l_rc" -ne 0 ]; then
+		error=$(first_error "$log" | sed "s|^$src/||; s|$top/||g")
+		# The log may have been short of room as well
+		[ -n "$error" ] || ! disk_is_full || error="No space left on device"
+		error=${error:-exit status $l_rc}
+		return "$l_rc"
+	fi
+	say "$l_tag" "$l_text ($(elapsed "$l_start"))"
+}
+
+# put FILE: standard input becomes FILE, whole or not at all
+put()
+{
+	cat >"$1.tmp" && mv -f "$1.tmp" "$1"
+}
+
+# ---- one at a time ----
+
+lock()
+{
+	[ "${NSVM_LOCKED-}" != "$b" ] || return 0
+	mkdir -p "$b" || die "cannot write $(rel "$b")"
+	exec 9>"$b/.lock"
+	flock -n 9 || die "another run is at work in $(rel "$b"): wait for it to end"
+	NSVM_LOCKED=$b
+	export NSVM_LOCKED
+}
+
+# ---- the base and the tree ----
+
+# base_key KEY: a value of patches/<base>/BASE
+base_key()
+{
+	sed -n "s/^$1:[[:space:]]*//p" "$series_dir/BASE" | sed -n '1s/[[:space:]]*$//p'
+}
+
+# The patches of the series, in order
+series()
+{
+	[ ! -f "$series_dir/series" ] ||
+	sed -e 's/[[:space:]]*#.*//' -e '/^[[:space:]]*$/d' "$series_dir/series"
+}
+
+need_base()
+{
+	[ -f "$series_dir/BASE" ] && return 0
+	die "no $(rel "$series_dir")/BASE; BASE= is one of: $(cd "$patches" && printf "%s " *)"
+}
+
+# git in the tree, deaf to the user's and the machine's configuration
+g()
+{
+	g_in "$src" "$@"
+}
+
+g_in()
+{
+	g_dir=$1
+	shift
+	GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 git -C "$g_dir" \
+		-c gc.auto=0 -c core.hooksPath=/dev/null -c advice.detachedHead=false \
+		-c user.name='nsvm lab' -c user.email=nsvm@localhost "$@"
+}
+
+need_tree()
+{
+	[ -e "$src/.git/nsvm-base" ] || die "no tree in $(rel "$src") yet: make tree"
+}
+
+base_commit()
+{
+	cat "$src/.git/nsvm-base"
+}
+
+# The tree object of what is in src now: commits, edits and new files alike
+worktree_tree()
+{
+	cp "$src/.git/index" "$src/.git/nsvm-index" &&
+	GIT_INDEX_FILE=$src/.git/nsvm-index g add -A &&
+	GIT_INDEX_FILE=$src/.git/nsvm-index g write-tree
+}
+
+is_clean()
+{
+	[ -z "$(g status --porcelain)" ]
+}
+
+# ---- tests ----
+
+# Tests of the base that have nothing to do with PAT and must not notice it
+neighbours="svm_vmcall_test svm_nested_shutdown_test svm_nested_soft_inject_test
+svm_int_ctl_test nested_exceptions_test hyperv_svm_test state_test smm_test
+set_sregs_test triple_fault_event_test"
+
+pat_tests()
+{
+	for f in "$overlay"/svm_nested_pat_test.c "$overlay"/svm_nested_pat_*_test.c; do
+		[ ! -f "$f" ] || basename "$f" .c
+	done
+}
+
+# What make run runs
+wanted_tests()
+{
+	if [ "$NSVM_TESTS" = all ]; then
+		pat_tests
+	else
+		echo "$NSVM_TESTS" | awk -F '[, ]+' '{ for (i = 1; i <= NF; i++) if ($i != "") print $i }'
+	fi
+}

@@ -16,6 +16,7 @@ export NSVM_$(1) := $$($(1))
 endif
 endef
 $(foreach s,$(settings),$(eval $(call setting,$(s))))
+export NSVM_BEGUN := $(shell date +%s%3N)
 ifdef V
 export NSVM_V := $(V)
 endif

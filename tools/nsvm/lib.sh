@@ -68,6 +68,11 @@ settings()
 }
 eval "$(settings)"
 
+# What a shell does to a word, make and kconfig do not
+case $NSVM_LINUX in
+"~"/*) NSVM_LINUX=$HOME/${NSVM_LINUX#??};;
+esac
+
 case $NSVM_BASE in
 */*|.*|*[!A-Za-z0-9._-]*) echo "$tool: BASE=$NSVM_BASE is no name of a directory of patches/" >&2; exit 1;;
 esac
@@ -76,7 +81,7 @@ esac
 
 series_dir=$patches/$NSVM_BASE
 b=$build/$NSVM_BASE
-[ -z "${NSVM_LINUX-}" ] || b=$b-own
+[ -z "$NSVM_LINUX" ] || b=$b-own
 src=$b/src
 logs=$b/logs
 results=$b/results
@@ -256,12 +261,14 @@ base_commit()
 	cat "$src/.git/nsvm-base"
 }
 
-# The tree object of what is in src now: commits, edits and new files alike
+# worktree_tree DIR: the tree object of what is there now, commits, edits and
+# new files alike
 worktree_tree()
 {
-	cp "$src/.git/index" "$src/.git/nsvm-index" &&
-	GIT_INDEX_FILE=$src/.git/nsvm-index g add -A &&
-	GIT_INDEX_FILE=$src/.git/nsvm-index g write-tree
+	git_dir=$(g_in "$1" rev-parse --absolute-git-dir) &&
+	cp "$git_dir/index" "$git_dir/nsvm-index" &&
+	GIT_INDEX_FILE=$git_dir/nsvm-index g_in "$1" add -A &&
+	GIT_INDEX_FILE=$git_dir/nsvm-index g_in "$1" write-tree
 }
 
 is_clean()

@@ -25,6 +25,7 @@ endif
 .PHONY: run test
 run: ## boot the base and the series, run the PAT tests on both, show what changed
 	@$T/setup run
+	@$T/view setup
 	@$T/tree base
 	@$T/build kernel-base
 	@$T/tree series
@@ -34,10 +35,11 @@ run: ## boot the base and the series, run the PAT tests on both, show what chang
 
 test: ## everything: npt=1 and npt=0, neighbours, each patch alone, failure paths
 	@$T/setup run test
+	@$T/view setup
 	@$T/test
 
 ##@ One step
-.PHONY: setup tree kernel selftests boot
+.PHONY: setup tree kernel selftests boot view
 setup: ## install the Debian packages that are missing
 	@$T/setup run
 
@@ -53,6 +55,9 @@ selftests: tree ## static test binaries in build/<base>/selftests, for any machi
 
 boot: kernel selftests ## a shell on the emulated machine, with the tests in /tests
 	@$T/boot shell
+
+view: ## story and picture of a case in the last make run (CASE=..., CASE=list)
+	@$T/view show $(CASE)
 
 ##@ Work on the series
 .PHONY: patches

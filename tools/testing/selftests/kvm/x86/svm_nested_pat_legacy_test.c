@@ -127,33 +127,24 @@ TEST_F(legacy, ends_with_state_outside_guest_mode)
 	assert_gpat_is_independent(GPAT_2);
 }
 
-static void clear_svme(void)
+static void set_svme(bool on)
 {
 	struct kvm_sregs sregs;
 
 	vcpu_sregs_get(vcpu, &sregs);
-	sregs.efer &= ~EFER_SVME;
-	vcpu_sregs_set(vcpu, &sregs);
-}
-
-static void set_svme(void)
-{
-	struct kvm_sregs sregs;
-
-	vcpu_sregs_get(vcpu, &sregs);
-	sregs.efer |= EFER_SVME;
+	sregs.efer = on ? sregs.efer | EFER_SVME : sregs.efer & ~EFER_SVME;
 	vcpu_sregs_set(vcpu, &sregs);
 }
 
 /* Clearing SVME frees vmcb02, the host's write has to do without. */
 TEST_F(legacy, ends_when_svme_is_cleared)
 {
-	clear_svme();
+	set_svme(false);
 	host_writes_hpat(HPAT);
 	host_writes_hpat(HPAT_2);
 	assert_no_gpat_saved();
 
-	set_svme();
+	set_svme(true);
 	host_writes_hpat(GPAT);
 	set_gpat(legacy, GPAT_2);
 	TEST_ASSERT_EQ(set_nested_state(legacy), 0);

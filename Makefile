@@ -60,7 +60,12 @@ view: ## story and picture of a case in the last make run (CASE=..., CASE=list)
 	@$T/view show $(CASE)
 
 ##@ Work on the series
-.PHONY: patches
+.PHONY: patches mutants
+mutants: kernel selftests ## break the series in small ways, see that tests and view notice (NAME=...)
+	@$T/setup run mutants
+	@$T/view setup
+	@$T/mutants $(or $(NAME),all)
+
 patches: ## export the commits of build/<base>/src to patches/<base>
 	@$T/export
 

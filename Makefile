@@ -17,6 +17,10 @@ endif
 endef
 $(foreach s,$(settings),$(eval $(call setting,$(s))))
 export NSVM_BEGUN := $(shell date +%s%3N)
+# Arguments of one target
+export NSVM_DEPTH := $(DEPTH)
+export NSVM_RANDOM := $(RANDOM)
+export NSVM_SEED := $(SEED)
 ifdef V
 export NSVM_V := $(V)
 endif
@@ -34,7 +38,7 @@ run: ## boot the base and the series, run the PAT tests on both, show what chang
 	@$T/run
 
 test: ## everything: npt=1 and npt=0, neighbours, each patch alone, failure paths
-	@$T/setup run test
+	@$T/setup run test mutants
 	@$T/view setup
 	@$T/test
 
@@ -59,12 +63,19 @@ boot: kernel selftests ## a shell on the emulated machine, with the tests in /te
 view: ## story and picture of a case in the last make run (CASE=..., CASE=list)
 	@$T/view show $(CASE)
 
-##@ Work on the series
-.PHONY: patches mutants
+##@ More proof (each says at its end how long it took)
+.PHONY: model mutants
+model: kernel selftests ## every short sequence of operations against a model (SEQ=..., DEPTH=, RANDOM=, SEED=)
+	@$T/view setup
+	@$T/model $(if $(SEQ),seq $(SEQ),run)
+
 mutants: kernel selftests ## break the series in small ways, see that tests and view notice (NAME=...)
 	@$T/setup run mutants
 	@$T/view setup
 	@$T/mutants $(or $(NAME),all)
+
+##@ Work on the series
+.PHONY: patches
 
 patches: ## export the commits of build/<base>/src to patches/<base>
 	@$T/export

@@ -18,8 +18,14 @@
 		struct _test_data_##fixture *self,			\
 		const struct _fixture_variant_##fixture *variant)
 
+/* A program that has a main() of its own says so. */
+#ifdef SVM_NESTED_PAT_OWN_MAIN
+#define main	__maybe_unused uncalled_main
+#endif
+
 #include "svm_nested_pat_test.c"
 
+#undef main
 #pragma pop_macro("TEST_F")
 
 /* Changes the vCPU's events by what @change does to them. */

@@ -24,6 +24,64 @@ TEST_F(npt_on, many_vmruns)
 	}
 }
 
+static void l2_leaves(void)
+{
+	vmmcall();
+}
+
+/* Two VMRUNs with nothing in between that KVM leaves to the host. */
+static uint64_t op_vmrun_twice(uint64_t arg)
+{
+	struct svm_test_data *svm = (void *)arg;
+
+	svm->vmcb->save.rip = (uint64_t)l2_leaves;
+	svm->vmcb->save.rsp = (uint64_t)l2_stack + sizeof(l2_stack) - 8;
+	run_guest(svm->vmcb, svm->vmcb_gpa);
+
+	return op_vmrun(arg);
+}
+
+TEST_F(npt_on, vmrun_right_after_vmexit)
+{
+	guest_call(L2, op_vmrun_twice, l1_svm);
+	assert_gpat_saved(GPAT);
+	vcpu_set_msr(vcpu, MSR_IA32_CR_PAT, HPAT_2);
+	assert_gpat_saved(GPAT);
+	TEST_ASSERT_EQ(read_pat(L2), GPAT);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
+	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
+}
+
+static struct svm_test_data *l1_data;
+
+/* KVM makes an L2 that clears EFER.SVME go on as L1; this one then runs L2. */
+static void l2_clears_svme(void)
+{
+	wrmsr(MSR_EFER, rdmsr(MSR_EFER) & ~EFER_SVME);
+	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SVME);
+	op_vmrun((uint64_t)l1_data);
+}
+
+static uint64_t op_vmrun_after_svme_cleared(uint64_t arg)
+{
+	l1_data = (void *)arg;
+	l1_data->vmcb->save.rip = (uint64_t)l2_clears_svme;
+	l1_data->vmcb->save.rsp = (uint64_t)l2_stack + sizeof(l2_stack) / 2 - 8;
+	run_guest(l1_data->vmcb, l1_data->vmcb_gpa);
+
+	return 0;
+}
+
+TEST_F(npt_on, vmrun_after_svme_was_cleared)
+{
+	guest_call(L2, op_vmrun_after_svme_cleared, l1_svm);
+	assert_gpat_saved(GPAT);
+	vcpu_set_msr(vcpu, MSR_IA32_CR_PAT, HPAT_2);
+	assert_gpat_saved(GPAT);
+	TEST_ASSERT_EQ(read_pat(L2), GPAT);
+}
+
 TEST_F(npt_on, two_vmcb12s_in_turn)
 {
 	struct svm_test_data *svm;

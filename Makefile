@@ -65,9 +65,9 @@ view: ## story and picture of a case in the last make run (CASE=..., CASE=list)
 
 ##@ More proof (each says at its end how long it took)
 .PHONY: model mutants
-model: kernel selftests ## every short sequence of operations against a model (SEQ=..., DEPTH=, RANDOM=, SEED=)
+model: kernel selftests ## every short sequence of operations against a model (SEQ=, DEPTH=, KVM=mainline)
 	@$T/view setup
-	@$T/model $(if $(SEQ),seq $(SEQ),run)
+	@$T/model $(if $(SEQ),seq $(SEQ),$(or $(KVM),run))
 
 mutants: kernel selftests ## break the series in small ways, see that tests and view notice (NAME=...)
 	@$T/setup run mutants

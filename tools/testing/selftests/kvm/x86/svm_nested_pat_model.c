@@ -12,7 +12,9 @@
  *		state, only the first is followed
  *   -f A.B	with -d: only sequences that start so
  *   -q MASK	disables these quirks (KVM_CAP_DISABLE_QUIRKS2)
- *   -c		goes on after a difference, and counts what differs
+ *   -t		for a KVM that has gPAT in the header, but no tag
+ *   -c		goes on after a difference, and only prints it
+ *   -e A.B	without these operations
  *   -v		names each sequence in the output
  *   -n		names the operations and ends
  *
@@ -203,6 +205,7 @@ static union {
 } nested, saved_nested;
 static struct kvm_sregs saved_sregs;
 static uint64_t quirks_off;
+static bool no_tag;
 
 /* ---- What went wrong ---- */
 
@@ -351,12 +354,12 @@ static void disable_quirks(void)
 		vm_enable_cap(vm, KVM_CAP_DISABLE_QUIRKS2, quirks_off);
 }
 
-static void move(bool no_tag, bool msrs_last)
+static void move(bool drop, bool msrs_last)
 {
 	struct kvm_x86_state *state = vcpu_save_state(vcpu);
 	uint32_t nested_size = state->nested.size;
 
-	if (no_tag)
+	if (drop)
 		drop_gpat(state);
 
 	kvm_vm_release(vm);
@@ -590,7 +593,7 @@ static bool same_state(const struct model *m)
 		    n->guest_mode) &&
 	       same("hPAT", vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), m->hpat) &&
 	       same("header gpat", hdr->gpat, has_gpat ? n->gpat : 0) &&
-	       same("header flags", hdr->flags, has_gpat ? KVM_STATE_SVM_VALID_GPAT : 0) &&
+	       (no_tag || same("header flags", hdr->flags, has_gpat ? KVM_STATE_SVM_VALID_GPAT : 0)) &&
 	       same("header reserved", hdr->reserved, 0) &&
 	       same("vmcb12 A g_pat", vmcbs[0]->save.g_pat, m->vmcb12[0].g_pat) &&
 	       same("vmcb12 B g_pat", vmcbs[1]->save.g_pat, m->vmcb12[1].g_pat);
@@ -845,19 +848,26 @@ static int shrink(uint8_t *seq, int n)
 	return n;
 }
 
+static void print_difference(void)
+{
+	int n = shared->history_len, start = n;
+
+	while (start && shared->history[start - 1] != RESET)
+		start--;
+	printf("# differs: %s in ", shared->difference);
+	print_ops(shared->history + start, n - start);
+	printf("\n");
+}
+
 static void explain(void)
 {
 	static uint8_t seq[MAX_HISTORY];
-	char first[sizeof(difference)];
 	int n = shared->history_len, start = n;
 
+	print_difference();
 	memcpy(seq, shared->history, n);
-	strcpy(first, shared->difference);
 	while (start && seq[start - 1] != RESET)
 		start--;
-	printf("# differs: %s\n#   in: ", first);
-	print_ops(seq + start, n - start);
-	printf("\n");
 
 	/* Alone, or with all that was done in this VM before it? */
 	if (still_fails(seq + start, n - start)) {
@@ -879,7 +889,7 @@ static void explain(void)
 static struct model now;
 static int depth, random_count, share, shares = 1;
 static uint64_t seed = 1;
-static bool go_on, merge, verbose;
+static bool go_on, merge, verbose, left_out[256];
 static uint8_t sequence[MAX_STEPS + 1] = { RESET };
 static uint8_t prefix[MAX_STEPS];
 static int prefix_len, in_vm;
@@ -891,13 +901,6 @@ static uint64_t xorshift(uint64_t *x)
 	*x ^= *x << 17;
 
 	return *x;
-}
-
-static void count_difference(int n)
-{
-	printf("# differs: %s: ", shared->difference);
-	print_ops(shared->history + shared->history_len - n, n);
-	printf("\n");
 }
 
 /* What a sequence begins with, for who looks at the output. */
@@ -929,7 +932,7 @@ static bool try_sequence(int n)
 		shared->failed = true;
 		return false;
 	} else {
-		count_difference(shared->history_len);
+		print_difference();
 	}
 	in_vm = FRESH;		/* who knows what is left of this one */
 
@@ -992,7 +995,8 @@ static bool all_sequences(struct model m, int n)
 	for (int op = 0; op < NR_OPS; op++) {
 		struct model next = m;
 
-		if (!model_can(&m, &ops[op]) || (n < prefix_len && op != prefix[n]))
+		if (!model_can(&m, &ops[op]) || left_out[op] ||
+		    (n < prefix_len && op != prefix[n]))
 			continue;
 		sequence[n + 1] = op;
 		model_step(&next, &ops[op], ops[op].pat == NEW ? new_pat(n + 1) : bad_pat(n + 1));
@@ -1040,7 +1044,7 @@ static void explore_random(void)
 		while (n < steps && !m.dead) {
 			int op = xorshift(&x) % NR_OPS;
 
-			if (!model_can(&m, &ops[op]))
+			if (!model_can(&m, &ops[op]) || left_out[op])
 				continue;
 			sequence[++n] = op;
 			model_step(&m, &ops[op], ops[op].pat == NEW ? new_pat(n) : bad_pat(n));
@@ -1093,7 +1097,7 @@ static int explored(const char *what, void (*function)(void))
 	bool ok = in_child(function) && !shared->differences;
 
 	printf("# %s: %lu sequences, %lu steps, %lu differences, %.1f s\n", what,
-	       shared->sequences, shared->steps, shared->differences + (!ok && !go_on),
+	       shared->sequences, shared->steps, shared->differences + (shared->failed && !shared->differences),
 	       seconds() - start);
 	if (shared->failed)
 		explain();
@@ -1104,11 +1108,12 @@ static int explored(const char *what, void (*function)(void))
 
 int main(int argc, char *argv[])
 {
+	uint8_t names[NR_OPS];
 	char what[64];
 	bool replaying = false;
-	int opt;
+	int opt, n;
 
-	while ((opt = getopt(argc, argv, "d:r:s:x:w:f:q:cmvn")) != -1) {
+	while ((opt = getopt(argc, argv, "d:r:s:x:w:f:q:e:ctmvn")) != -1) {
 		switch (opt) {
 		case 'd':
 			depth = atoi_positive("Depth", optarg);
@@ -1137,6 +1142,14 @@ int main(int argc, char *argv[])
 			break;
 		case 'm':
 			merge = true;
+			break;
+		case 'e':
+			n = parse(optarg, names, ARRAY_SIZE(names));
+			while (n--)
+				left_out[names[n]] = true;
+			break;
+		case 't':
+			no_tag = true;
 			break;
 		case 'v':
 			verbose = true;

@@ -70,6 +70,7 @@ eval "$(settings)"
 
 # What a shell does to a word, make and kconfig do not
 case $NSVM_LINUX in
+packaged) NSVM_LINUX='';;	# whatever build/.config says
 "~"/*) NSVM_LINUX=$HOME/${NSVM_LINUX#??};;
 esac
 

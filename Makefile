@@ -42,6 +42,19 @@ test: ## everything: npt=1 and npt=0, neighbours, each patch alone, failure path
 	@$T/view setup
 	@$T/test
 
+##@ Between kernels
+.PHONY: migrate
+migrate: ## checkpoints from and to kernels without and with the series, and mainline
+	@$T/setup run
+	@$T/view setup
+	@$T/migrate prepare
+	@$T/tree base
+	@$T/build kernel-base
+	@$T/tree series
+	@$T/build kernel
+	@$T/build selftests
+	@$T/migrate run
+
 ##@ One step
 .PHONY: setup tree kernel selftests boot view
 setup: ## install the Debian packages that are missing

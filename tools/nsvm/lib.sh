@@ -70,6 +70,7 @@ eval "$(settings)"
 
 # What a shell does to a word, make and kconfig do not
 case $NSVM_LINUX in
+packaged) NSVM_LINUX='';;	# whatever build/.config says
 "~"/*) NSVM_LINUX=$HOME/${NSVM_LINUX#??};;
 esac
 
@@ -201,6 +202,55 @@ logged()
 put()
 {
 	cat >"$1.tmp" && mv -f "$1.tmp" "$1"
+}
+
+# ---- Debian's other suites ----
+
+# The name of the machine's release
+codename()
+{
+	sed -n 's/^VERSION_CODENAME=//p' /etc/os-release 2>/dev/null | tr -d '"'
+}
+
+# apt_conf DIR SUITE [own]: write DIR/apt.conf, with which apt-get sees SUITE as
+# the machine's own archive has it (and with "own" the machine's suites, too), on
+# lists and a cache of its own in DIR. Where that is comes from the machine's apt
+# configuration. Dir::State::status is DIR/status, if the caller has put it there.
+# Fails if apt knows no archive of this release.
+apt_conf()
+{
+	keyring=
+	for f in /usr/share/keyrings/debian-archive-keyring.gpg /usr/share/keyrings/debian-archive-keyring.pgp; do
+		[ ! -r $f ] || { keyring="[signed-by=$f] "; break; }
+	done
+	mkdir -p "$1/lists/partial" "$1/cache/archives/partial"
+	# shellcheck disable=SC2016
+	apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+	awk -v c="$(codename)" -v k="$keyring" -v suite="$2" -v own="${3-}" '
+		c == "" { next }
+		$2 == c && suite !~ /-security$/ { print "deb " k $1, suite, $3 }
+		$2 == c "-security" && suite ~ /-security$/ { print "deb " k $1, suite, $3 }
+		own == "" { next }
+		$2 == c || $2 == c "-updates" || $2 == c "-security" { print "deb " k $0 }
+	' | awk '!seen[$0]++' >"$1/sources.list"
+	[ -s "$1/sources.list" ] || return 1
+	[ -f "$1/status" ] || : >"$1/status"
+	cat >"$1/apt.conf" <<-END
+	Dir::State::Lists "$1/lists";
+	Dir::State::status "$1/status";
+	Dir::State::extended_states "$1/extended_states";
+	Dir::Cache "$1/cache";
+	Dir::Etc::sourcelist "$1/sources.list";
+	Dir::Etc::sourceparts "-";
+	APT::Sandbox::User "root";
+	APT::Update::Error-Mode "any";
+	Acquire::Retries "2";
+	#clear APT::Update::Pre-Invoke;
+	#clear APT::Update::Post-Invoke;
+	#clear APT::Update::Post-Invoke-Success;
+	#clear DPkg::Pre-Install-Pkgs;
+	#clear DPkg::Post-Invoke;
+	END
 }
 
 # ---- one at a time ----

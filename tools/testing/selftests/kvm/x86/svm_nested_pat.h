@@ -56,4 +56,45 @@ static inline struct vmcb *saved_vmcb(struct kvm_x86_state *state)
 	return (struct vmcb *)state->nested.data.svm;
 }
 
+/* ---- SMM ---- */
+
+#define SMRAM_GPA	0x1000000
+#define SMRAM_PAGES	16
+#define SMRAM_SLOT	((1 << 16) | 1)
+#define SMM_PORT	0x0e
+
+/* In real mode: EDX:EAX = IA32_PAT, tell the host, go back. */
+static const uint8_t smi_handler[] = {
+	0x66, 0xb9, 0x77, 0x02, 0x00, 0x00,	/* mov $0x277, %ecx */
+	0x0f, 0x32,				/* rdmsr */
+	0xe6, SMM_PORT,				/* out %al, $SMM_PORT */
+	0x0f, 0xaa,				/* rsm */
+};
+
+/* As create_vm(), and with a handler for SMIs. */
+static inline void create_vm_with_smram(bool npt)
+{
+	create_vm(npt);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, SMRAM_GPA,
+				    SMRAM_SLOT, SMRAM_PAGES, 0);
+	vm_phy_pages_alloc(vm, SMRAM_PAGES, SMRAM_GPA, SMRAM_SLOT);
+	memcpy(addr_gpa2hva(vm, SMRAM_GPA + 0x8000), smi_handler,
+	       sizeof(smi_handler));
+	vcpu_set_msr(vcpu, MSR_IA32_SMBASE, SMRAM_GPA);
+}
+
+/* Returns what SMM reads from IA32_PAT. */
+static inline uint64_t smi(void)
+{
+	struct kvm_regs regs;
+
+	change_events(pend_smi);
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	TEST_ASSERT_EQ(vcpu->run->io.port, SMM_PORT);
+	vcpu_regs_get(vcpu, &regs);
+
+	return regs.rdx << 32 | (uint32_t)regs.rax;
+}
+
 #endif /* SELFTEST_KVM_SVM_NESTED_PAT_H */

@@ -60,7 +60,12 @@ view: ## story and picture of a case in the last make run (CASE=..., CASE=list)
 	@$T/view show $(CASE)
 
 ##@ Work on the series
-.PHONY: patches mutants
+.PHONY: patches mutants fuzz
+fuzz: tree ## hostile userspace and races on a debug kernel (TIME=60 SEED=..., or SEED=... STEPS=... again)
+	@$T/setup run
+	@$T/view setup
+	@$T/fuzz $(if $(STEPS),replay $(SEED) $(STEPS),run $(or $(TIME),60) $(SEED))
+
 mutants: kernel selftests ## break the series in small ways, see that tests and view notice (NAME=...)
 	@$T/setup run mutants
 	@$T/view setup

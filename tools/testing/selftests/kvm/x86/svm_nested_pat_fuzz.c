@@ -89,7 +89,10 @@ static bool one_in(unsigned int n)
 	return !rnd(n);
 }
 
-#define pick(array) ((array)[rnd(ARRAY_SIZE(array))])
+static uint64_t pick(const uint64_t *from, size_t n)
+{
+	return from[rnd(n)];
+}
 
 /* ---- State ---- */
 
@@ -115,9 +118,6 @@ struct state {
 	uint64_t hsave;
 	uint8_t memory[NR_PAGES][PAGE_SIZE];
 };
-
-/* run_guest() keeps L1's registers there while L2 runs. */
-extern struct gpr64_regs guest_regs;
 
 enum { IN_L1, IN_L2, IN_L2_NO_NPT, IN_SMM, IN_LEGACY_L2, NR_STATES };
 static struct state saved[NR_STATES];
@@ -150,7 +150,7 @@ static struct {
 static char history[16][160];
 static unsigned int nr_history;
 
-static void __attribute__((format(printf, 1, 2))) note(const char *fmt, ...)
+static void __printf(1, 2) note(const char *fmt, ...)
 {
 	char *s = history[nr_history++ % ARRAY_SIZE(history)];
 	int n = snprintf(s, sizeof(history[0]), "%u: ", step);
@@ -165,12 +165,15 @@ static void __attribute__((format(printf, 1, 2))) note(const char *fmt, ...)
 
 static void at_exit(void)
 {
+	unsigned int i = 0;
+
 	if (finished)
 		return;
 
 	printf("\n# the last calls:\n");
-	for (unsigned int i = nr_history > ARRAY_SIZE(history) ? nr_history - ARRAY_SIZE(history) : 0;
-	     !verbose && i < nr_history; i++)
+	if (nr_history > ARRAY_SIZE(history))
+		i = nr_history - ARRAY_SIZE(history);
+	for (; !verbose && i < nr_history; i++)
 		printf("#   %s\n", history[i % ARRAY_SIZE(history)]);
 	printf("# nsvm: fuzz failed seed=%lu step=%u calls=%lu\n", seed, step, count->calls);
 	fflush(stdout);
@@ -288,7 +291,7 @@ static uint64_t valid_pat(void)
 
 	/* Field 0 is WB, as in every PAT here */
 	for (int i = 0; i < 7; i++)
-		pat = pat << 8 | pick(types);
+		pat = pat << 8 | types[rnd(ARRAY_SIZE(types))];
 
 	return pat << 8 | 6;
 }
@@ -298,7 +301,7 @@ static uint64_t invalid_pat(void)
 	static const uint8_t bad[] = { 2, 3, 0x0e, 0x16, 0x26, 0x46, 0x86, 0xff };
 	int shift = 8 * rnd(8);
 
-	return (valid_pat() & ~(0xffull << shift)) | (uint64_t)pick(bad) << shift;
+	return (valid_pat() & ~(0xffull << shift)) | (uint64_t)bad[rnd(ARRAY_SIZE(bad))] << shift;
 }
 
 static uint64_t any_pat(void)
@@ -314,6 +317,14 @@ static uint64_t any_pat(void)
 		return valid_pat();
 	}
 }
+
+static const uint64_t cr0_bits[] = {
+	X86_CR0_PG, X86_CR0_PE, X86_CR0_NW, X86_CR0_CD, 1ull << 32,
+};
+
+static const uint64_t efer_bits[] = {
+	EFER_SVME, EFER_LME, EFER_LMA, EFER_NX, 1ull << 20,
+};
 
 /* ---- What must be true ---- */
 
@@ -371,8 +382,10 @@ static void observe(enum effect effect)
 	CHECK(now.nested.format == KVM_STATE_NESTED_FORMAT_SVM, "format %u", now.nested.format);
 	CHECK(now.nested.size == (blob_has_l2(&now) ? BLOB_SIZE : sizeof(now.nested)),
 	      "size is %u with flags 0x%x", now.nested.size, now.nested.flags);
-	CHECK(hdr->flags == 0 || hdr->flags == KVM_STATE_SVM_VALID_GPAT, "header flags 0x%x", hdr->flags);
-	CHECK(!memcmp(&hdr->reserved, zero, sizeof(now.nested.hdr) - offsetof(typeof(*hdr), reserved)),
+	CHECK(hdr->flags == 0 || hdr->flags == KVM_STATE_SVM_VALID_GPAT,
+	      "header flags 0x%x", hdr->flags);
+	CHECK(!memcmp(&hdr->reserved, zero,
+		      sizeof(now.nested.hdr) - offsetof(typeof(*hdr), reserved)),
 	      "something is in the reserved part of the header");
 	tag = hdr->flags;
 	if (tag) {
@@ -382,22 +395,27 @@ static void observe(enum effect effect)
 		CHECK(!hdr->gpat, "gPAT 0x%llx without a tag", hdr->gpat);
 	}
 	if (!blob_has_l2(&now))
-		CHECK(!memcmp(&now.nested.hdr, zero, sizeof(zero)), "a header outside of guest mode");
+		CHECK(!memcmp(&now.nested.hdr, zero, sizeof(zero)),
+		      "a header outside of guest mode");
 	else
-		CHECK(blob_vmcb(&now)->save.g_pat == model.hpat, "vmcb01.g_pat is 0x%lx, hPAT is 0x%lx",
+		CHECK(blob_vmcb(&now)->save.g_pat == model.hpat,
+		      "vmcb01.g_pat is 0x%lx, hPAT is 0x%lx",
 		      blob_vmcb(&now)->save.g_pat, model.hpat);
 
 	/* gPAT and legacy state */
 	if (!blob_has_npt(&now)) {
-		model.legacy = model.knows_gpat = false;
+		model.legacy = false;
+		model.knows_gpat = false;
 	} else if (!tag) {
 		CHECK(model.legacy, "the state is legacy state, and nobody has set such");
 	} else {
 		if (model.legacy)
-			CHECK(effect == RAN || effect == RAN_GUEST, "legacy state ended, but no run");
+			CHECK(effect == RAN || effect == RAN_GUEST,
+			      "legacy state ended, but no run");
 		model.legacy = false;
 		if (model.knows_gpat && (effect != RAN_GUEST || model.sane))
-			CHECK(hdr->gpat == model.gpat, "gPAT is 0x%llx, not 0x%lx", hdr->gpat, model.gpat);
+			CHECK(hdr->gpat == model.gpat,
+			      "gPAT is 0x%llx, not 0x%lx", hdr->gpat, model.gpat);
 		model.gpat = hdr->gpat;
 		model.knows_gpat = true;
 	}
@@ -430,9 +448,12 @@ static int attempt(unsigned long cmd, void *arg)
 	ret = call(cmd, arg);
 	if (full && ret < 0 && !(cmd == KVM_SET_NESTED_STATE && before.sregs.cr3 >> vm->pa_bits)) {
 		get_rest(&after);
-		CHECK(!memcmp(&before.sregs, &after.sregs, sizeof(before.sregs)), "a call failed and changed sregs");
-		CHECK(!memcmp(&before.regs, &after.regs, sizeof(before.regs)), "a call failed and changed registers");
-		CHECK(!memcmp(&before, &after, sizeof(before)), "a call failed and changed events or MSRs");
+		CHECK(!memcmp(&before.sregs, &after.sregs, sizeof(before.sregs)),
+		      "a call failed and changed sregs");
+		CHECK(!memcmp(&before.regs, &after.regs, sizeof(before.regs)),
+		      "a call failed and changed registers");
+		CHECK(!memcmp(&before, &after, sizeof(before)),
+		      "a call failed and changed events or MSRs");
 	}
 
 	return ret;
@@ -446,11 +467,13 @@ static void flip_bits(void *p, size_t size)
 
 static uint64_t any_gpa(void)
 {
-	static const uint64_t bad[] = { 0, 1, 0xfff, ~0ull, ~0xfffull, 1ull << 52, 1ull << 45, 0xfee00000 };
+	static const uint64_t bad[] = {
+		0, 1, 0xfff, ~0ull, ~0xfffull, 1ull << 52, 1ull << 45, 0xfee00000,
+	};
 
 	switch (rnd(4)) {
 	case 0:
-		return pick(bad);
+		return pick(bad, ARRAY_SIZE(bad));
 	case 1:
 		return rnd64();
 	case 2:
@@ -462,8 +485,11 @@ static uint64_t any_gpa(void)
 
 static void mutate_header(union blob *blob)
 {
-	static const uint32_t sizes[] = { 0, 8, 127, 128, 129, BLOB_SIZE - 1, BLOB_SIZE, BLOB_SIZE + 1, ~0u };
-	static const uint32_t tags[] = { 0, 1, 1, 2, 3, 0x100, 0x80000001, 0xffff0001, ~0u };
+	static const uint64_t sizes[] = {
+		0, 8, 127, 128, 129, BLOB_SIZE - 1, BLOB_SIZE, BLOB_SIZE + 1, ~0u,
+	};
+	static const uint64_t known_flags[] = { 0, 1, 8 };
+	static const uint64_t tags[] = { 0, 1, 1, 2, 3, 0x100, 0x80000001, 0xffff0001, ~0u };
 	struct kvm_svm_nested_state_hdr *hdr = &blob->nested.hdr.svm;
 
 	switch (rnd(10)) {
@@ -477,7 +503,7 @@ static void mutate_header(union blob *blob)
 		hdr->gpat = any_pat();
 		break;
 	case 4:
-		hdr->flags = pick(tags);
+		hdr->flags = pick(tags, ARRAY_SIZE(tags));
 		break;
 	case 5:
 		hdr->reserved = one_in(2) ? 1u << rnd(32) : rnd64();
@@ -486,10 +512,11 @@ static void mutate_header(union blob *blob)
 		hdr->vmcb_pa = any_gpa();
 		break;
 	case 7:
-		blob->nested.flags ^= 1 << (one_in(4) ? rnd(16) : pick(((int[]){ 0, 1, 8 })));
+		blob->nested.flags ^= 1 << (one_in(4) ? rnd(16) :
+					    pick(known_flags, ARRAY_SIZE(known_flags)));
 		break;
 	case 8:
-		blob->nested.size = pick(sizes);
+		blob->nested.size = pick(sizes, ARRAY_SIZE(sizes));
 		break;
 	case 9:
 		if (one_in(4))
@@ -544,10 +571,10 @@ static void mutate_save(struct vmcb_save_area *save)
 		save->g_pat = any_pat();
 		break;
 	case 1:
-		save->cr0 ^= pick(((uint64_t[]){ X86_CR0_PG, X86_CR0_PE, X86_CR0_NW, X86_CR0_CD, 1ull << 32 }));
+		save->cr0 ^= pick(cr0_bits, ARRAY_SIZE(cr0_bits));
 		break;
 	case 2:
-		save->efer ^= pick(((uint64_t[]){ EFER_SVME, EFER_LME, EFER_LMA, EFER_NX, 1ull << 20 }));
+		save->efer ^= pick(efer_bits, ARRAY_SIZE(efer_bits));
 		break;
 	case 3:
 		save->cr4 ^= BIT_ULL(rnd(64));
@@ -577,6 +604,9 @@ static void mutate_save(struct vmcb_save_area *save)
 	 */
 	if (save->cr4 & X86_CR4_PAE)
 		save->efer |= EFER_LMA;
+	else
+		/* LMA without PAE is a KVM_BUG_ON(), with or without the series. */
+		save->efer &= ~(uint64_t)EFER_LMA;
 }
 
 /* State that was set must come back. */
@@ -697,7 +727,8 @@ static void step_set_nested(void)
 
 		/* In reach of @edge only what fits, sometimes a bit more */
 		if (one_in(16)) {
-			size_t fits = pick(((size_t[]){ 8, 127, 128, 129, 1024, 4223, 4096 }));
+			static const uint64_t room[] = { 8, 127, 128, 129, 1024, 4223, 4096 };
+			size_t fits = pick(room, ARRAY_SIZE(room));
 
 			arg = edge + getpagesize() - fits % getpagesize();
 			memcpy(arg, &blob, fits % getpagesize());
@@ -786,7 +817,7 @@ static void step_set_sregs(void)
 		sregs.efer ^= BIT_ULL(rnd(64));
 		break;
 	case 4:
-		sregs.cr0 ^= pick(((uint64_t[]){ X86_CR0_PG, X86_CR0_PE, X86_CR0_NW, X86_CR0_CD, 1ull << 32 }));
+		sregs.cr0 ^= pick(cr0_bits, ARRAY_SIZE(cr0_bits));
 		break;
 	case 5:
 		sregs.cr4 ^= BIT_ULL(rnd(32));
@@ -796,7 +827,8 @@ static void step_set_sregs(void)
 		break;
 	}
 
-	note("SET_SREGS efer %llx cr0 %llx cr3 %llx cr4 %llx", sregs.efer, sregs.cr0, sregs.cr3, sregs.cr4);
+	note("SET_SREGS efer %llx cr0 %llx cr3 %llx cr4 %llx",
+	     sregs.efer, sregs.cr0, sregs.cr3, sregs.cr4);
 	ret = attempt(KVM_SET_SREGS, &sregs);
 	if (verbose)
 		printf("#    = %d\n", ret);
@@ -855,9 +887,11 @@ static void step_set_events(void)
 		events.exception.nr = rnd(40);
 		break;
 	case 5:
-		events.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING;
+		/*
+		 * None pending: KVM may single-step to where it can inject an
+		 * NMI.  That is TF again, see mutate_save().
+		 */
 		events.nmi.injected = one_in(2);
-		events.nmi.pending = rnd(3);
 		events.nmi.masked = one_in(2);
 		break;
 	case 6:
@@ -1019,10 +1053,10 @@ static void step_write_vmcb12(void)
 		model.sane = 0;
 }
 
-static void step_smi_or_nmi(void)
+static void step_smi(void)
 {
-	note("SMI or NMI");
-	changed(one_in(2) ? call(KVM_SMI, NULL) : call(KVM_NMI, NULL));
+	note("SMI");
+	changed(call(KVM_SMI, NULL));
 }
 
 /* ---- Back to something that works, and what the guests say ---- */
@@ -1052,13 +1086,15 @@ static void *page_of(vm_vaddr_t gva)
 static void find_pages(void)
 {
 	struct svm_test_data *svm = addr_gva2hva(vm, l1_svm);
+	vm_vaddr_t guest_regs;
 	struct kvm_regs regs;
 
 	vcpu_regs_get(vcpu, &regs);
 	page[L1_STACK] = page_of(regs.rsp);
 	page[L1_STACK_2] = page_of(regs.rsp - PAGE_SIZE);
 	page[L2_STACK] = page_of((vm_vaddr_t)l2_stack);
-	page[GUEST_REGS] = page_of((vm_vaddr_t)&guest_regs);
+	asm("lea guest_regs(%%rip), %0" : "=r"(guest_regs));
+	page[GUEST_REGS] = page_of(guest_regs);
 	page[VMCB12] = vmcb12;
 	page[HSAVE] = svm->save_area_hva;
 	page[SMRAM] = addr_gpa2hva(vm, SMRAM_GPA + 0xf000);
@@ -1080,7 +1116,7 @@ static void restore(int which)
 	uint64_t pat = valid_pat();
 	int ret;
 
-	note("restore state %d, hPAT %lx, MSRs %s", which, pat, msrs_last ? "last" : "first");
+	note("back to state %d, hPAT %lx, MSRs %s", which, pat, msrs_last ? "last" : "first");
 	vcpu->run->immediate_exit = 1;
 	call(KVM_RUN, NULL);
 	vcpu->run->immediate_exit = 0;
@@ -1198,7 +1234,8 @@ static void step_guest(void)
 		pat = any_pat();
 		note("L%d writes %lx to IA32_PAT", level(), pat);
 		ret = guest_call(level(), op_write_pat, pat);
-		CHECK(ret == (pat_is_valid(pat) ? 0 : GP_VECTOR), "L%d writes 0x%lx: %lu", level(), pat, ret);
+		CHECK(ret == (pat_is_valid(pat) ? 0 : GP_VECTOR),
+		      "L%d writes 0x%lx: %lu", level(), pat, ret);
 		if (ret)
 			break;
 		if (npt)
@@ -1224,7 +1261,8 @@ static void step_guest(void)
 		note("L1 runs L2, NPT %d, g_pat %lx", npt, pat);
 		if (npt && !pat_is_valid(pat)) {
 			ret = guest_call(L1, op_vmrun, l1_svm);
-			CHECK(ret == (uint32_t)SVM_EXIT_ERR, "VMRUN with g_pat 0x%lx: 0x%lx", pat, ret);
+			CHECK(ret == (uint32_t)SVM_EXIT_ERR,
+			      "VMRUN with g_pat 0x%lx: 0x%lx", pat, ret);
 			CHECK(vmcb12->save.g_pat == pat, "VMRUN changed a g_pat that it rejected");
 			break;
 		}
@@ -1255,7 +1293,7 @@ static const struct {
 	{ step_run_no_instruction, 5 },
 	{ step_run_sync_regs, 2 },
 	{ step_write_vmcb12, 2 },
-	{ step_smi_or_nmi, 1 },
+	{ step_smi, 1 },
 	{ step_restore, 3 },
 	{ step_guest, 4 },
 	{ step_run_wild, 3, .wild = true },
@@ -1300,7 +1338,8 @@ static void begin_round(void)
 	};
 
 	create_vm(true);
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, SMRAM_GPA, SMRAM_SLOT, SMRAM_PAGES, 0);
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, SMRAM_GPA,
+				    SMRAM_SLOT, SMRAM_PAGES, 0);
 	vm_phy_pages_alloc(vm, SMRAM_PAGES, SMRAM_GPA, SMRAM_SLOT);
 	memcpy(addr_gpa2hva(vm, SMRAM_GPA + 0x8000), smi_handler, sizeof(smi_handler));
 	vcpu_set_msr(vcpu, MSR_IA32_SMBASE, SMRAM_GPA);
@@ -1344,7 +1383,8 @@ static void play_round(void)
 	begin_round();
 	for (step = 1; step <= round_steps; step++) {
 		if (step % 500 == 0) {
-			printf("# nsvm: fuzz seed=%lu step=%u calls=%lu\n", seed, step, count->calls);
+			printf("# nsvm: fuzz seed=%lu step=%u calls=%lu\n",
+			       seed, step, count->calls);
 			fflush(stdout);
 		}
 		one_step(wild);
@@ -1446,7 +1486,8 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_NESTED_STATE));
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_X86_SMM));
 	TEST_ASSERT(argc >= 3, "usage: %s SEED TIME [STEPS]", argv[0]);
-	seed = first = strtoull(argv[1], NULL, 0);
+	first = strtoull(argv[1], NULL, 0);
+	seed = first;
 	limit = strtoull(argv[2], NULL, 0) * 1000;
 	if (argc > 3)
 		round_steps = strtoull(argv[3], NULL, 0);
@@ -1459,11 +1500,13 @@ int main(int argc, char *argv[])
 	sigemptyset(&alarm);
 	sigaddset(&alarm, SIGALRM);
 	sigprocmask(SIG_BLOCK, &alarm, NULL);
-	edge = mmap(NULL, 2 * getpagesize(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	edge = mmap(NULL, 2 * getpagesize(), PROT_READ | PROT_WRITE,
+		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	TEST_ASSERT(edge != MAP_FAILED, "mmap()");
 	mprotect(edge + getpagesize(), getpagesize(), PROT_NONE);
 
-	count = mmap(NULL, sizeof(*count), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	count = mmap(NULL, sizeof(*count), PROT_READ | PROT_WRITE,
+		     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	TEST_ASSERT(count != MAP_FAILED, "mmap()");
 
 	watched = leaks_begin();
@@ -1476,9 +1519,10 @@ int main(int argc, char *argv[])
 	ms = now_ms() - start;
 
 	leaks_end(watched);
-	printf("# nsvm: fuzz done seeds=%lu-%lu rounds=%lu calls=%lu ms=%lu sets=%lu accepted=%lu failed=%lu runs=%lu guest=%lu dead=%lu late=%lu\n",
-	       first, seed, count->rounds, count->calls, ms, count->sets, count->accepted,
-	       count->failed, count->runs, count->guest_ops, count->dead, count->late);
+	printf("# nsvm: fuzz done seeds=%lu-%lu rounds=%lu calls=%lu ms=%lu sets=%lu accepted=%lu ",
+	       first, seed, count->rounds, count->calls, ms, count->sets, count->accepted);
+	printf("failed=%lu runs=%lu guest=%lu dead=%lu late=%lu\n", count->failed,
+	       count->runs, count->guest_ops, count->dead, count->late);
 	TEST_ASSERT(count->accepted && count->failed && count->guest_ops, "Nothing was tried");
 	finished = true;
 	printf("ok 1 fuzz\n");

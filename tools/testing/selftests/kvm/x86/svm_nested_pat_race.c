@@ -199,7 +199,8 @@ int main(int argc, char *argv[])
 
 	enough = seen_enough();
 	printf("# nsvm: race ran=%lu refused=%lu turns=%lu\n", all_ran(), seen.refused, seen.turns);
-	TEST_ASSERT(enough, "No race to speak of: L2 ran %lu times and was refused %lu times, in %lu turns",
+	TEST_ASSERT(enough,
+		    "No race to speak of: L2 ran %lu times and was refused %lu times, in %lu turns",
 		    all_ran(), seen.refused, seen.turns);
 	kvm_vm_free(vm);
 	printf("ok 1 race\n");

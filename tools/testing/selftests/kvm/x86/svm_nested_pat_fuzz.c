@@ -170,7 +170,8 @@ static void at_exit(void)
 	if (finished)
 		return;
 
-	printf("\n# the last calls:\n");
+	if (!verbose)
+		printf("\n# the last calls:\n");
 	if (nr_history > ARRAY_SIZE(history))
 		i = nr_history - ARRAY_SIZE(history);
 	for (; !verbose && i < nr_history; i++)

@@ -77,10 +77,15 @@ view: ## story and picture of a case in the last make run (CASE=..., CASE=list)
 	@$T/view show $(CASE)
 
 ##@ More proof (each says at its end how long it took)
-.PHONY: model mutants
+.PHONY: model fuzz migrate mutants
 model: kernel selftests ## every short sequence of operations against a model (SEQ=, DEPTH=, KVM=mainline)
 	@$T/view setup
 	@$T/model $(if $(SEQ),seq $(SEQ),$(or $(KVM),run))
+
+fuzz: tree ## hostile userspace and races on a debug kernel (TIME=60 SEED=..., or SEED=... STEPS=... again)
+	@$T/setup run
+	@$T/view setup
+	@$T/fuzz $(if $(STEPS),replay $(SEED) $(STEPS),run $(or $(TIME),60) $(SEED))
 
 mutants: kernel selftests ## break the series in small ways, see that tests and view notice (NAME=...)
 	@$T/setup run mutants

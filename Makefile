@@ -60,7 +60,7 @@ view: ## story and picture of a case in the last make run (CASE=..., CASE=list)
 	@$T/view show $(CASE)
 
 ##@ Work on the series
-.PHONY: patches mutants
+.PHONY: patches ports mutants
 mutants: kernel selftests ## break the series in small ways, see that tests and view notice (NAME=...)
 	@$T/setup run mutants
 	@$T/view setup
@@ -68,6 +68,10 @@ mutants: kernel selftests ## break the series in small ways, see that tests and 
 
 patches: ## export the commits of build/<base>/src to patches/<base>
 	@$T/export
+
+ports: ## what the series of the other bases changed of the first one's
+	@$T/setup run
+	@$T/ports
 
 ##@ Options (Kconfig; make run BASE=... LINUX=... SMP=... wins over them)
 .PHONY: menuconfig defconfig

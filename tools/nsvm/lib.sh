@@ -297,14 +297,25 @@ neighbours="svm_vmcall_test svm_nested_shutdown_test svm_nested_soft_inject_test
 svm_int_ctl_test nested_exceptions_test hyperv_svm_test state_test smm_test
 set_sregs_test triple_fault_event_test"
 
+# Is the selftest library of the base one from before 6.9?
+old_library()
+{
+	g cat-file -e base:tools/testing/selftests/kvm/Makefile 2>/dev/null &&
+	! g cat-file -e base:tools/testing/selftests/kvm/include/kvm_test_harness.h 2>/dev/null
+}
+
 # series_files: those files of the overlay that the series adds. A base whose
 # library has no kvm_test_harness.h gets one that makes up for what is missing.
 series_files()
 {
 	[ ! -f "$overlay/svm_nested_pat_test.c" ] || echo "$overlay/svm_nested_pat_test.c"
-	[ ! -f "$bridge" ] ||
-	g cat-file -e base:tools/testing/selftests/kvm/include/kvm_test_harness.h 2>/dev/null ||
-		echo "$bridge"
+	[ ! -f "$bridge" ] || ! old_library || echo "$bridge"
+}
+
+# quiet_tests: those that print nothing if all is well, as that library has it
+quiet_tests()
+{
+	! old_library || echo "$neighbours" | tr '\n' ' '
 }
 
 pat_tests()

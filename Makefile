@@ -93,10 +93,14 @@ mutants: kernel selftests ## break the series in small ways, see that tests and 
 	@$T/mutants $(or $(NAME),all)
 
 ##@ Work on the series
-.PHONY: patches
+.PHONY: patches ports
 
 patches: ## export the commits of build/<base>/src to patches/<base>
 	@$T/export
+
+ports: ## what the series of the other bases changed of the first one's
+	@$T/setup run
+	@$T/ports
 
 ##@ Options (Kconfig; make run BASE=... LINUX=... SMP=... wins over them)
 .PHONY: menuconfig defconfig

@@ -23,6 +23,8 @@ top=$(cd "$lib/../.." && pwd)
 build=${NSVM_BUILD:-$top/build}
 patches=${NSVM_PATCHES:-$top/patches}
 overlay=$top/tools/testing/selftests/kvm/x86
+# What older selftest libraries lack, see series_files
+bridge=$top/tools/testing/selftests/kvm/x86_64/kvm_test_harness.h
 
 # What the make or the git that called us left behind is not for the make and
 # the git that we call.
@@ -280,6 +282,18 @@ series()
 	sed -e 's/[[:space:]]*#.*//' -e '/^[[:space:]]*$/d' "$series_dir/series"
 }
 
+# bases: those of patches/; the first one is the default, the others are ports
+bases()
+{
+	(cd "$patches" && for f in */BASE; do [ ! -f "$f" ] || echo "${f%/BASE}"; done)
+}
+
+first_base()
+{
+	awk '$2 == "BASE" { here = 1 }
+		here && $1 == "default" { gsub(/"/, "", $2); print $2; exit }' "$top/Kconfig"
+}
+
 need_base()
 {
 	[ -f "$series_dir/BASE" ] && return 0
@@ -332,6 +346,27 @@ is_clean()
 neighbours="svm_vmcall_test svm_nested_shutdown_test svm_nested_soft_inject_test
 svm_int_ctl_test nested_exceptions_test hyperv_svm_test state_test smm_test
 set_sregs_test triple_fault_event_test"
+
+# Is the selftest library of the base one from before 6.9?
+old_library()
+{
+	g cat-file -e base:tools/testing/selftests/kvm/Makefile 2>/dev/null &&
+	! g cat-file -e base:tools/testing/selftests/kvm/include/kvm_test_harness.h 2>/dev/null
+}
+
+# series_files: those files of the overlay that the series adds. A base whose
+# library has no kvm_test_harness.h gets one that makes up for what is missing.
+series_files()
+{
+	[ ! -f "$overlay/svm_nested_pat_test.c" ] || echo "$overlay/svm_nested_pat_test.c"
+	[ ! -f "$bridge" ] || ! old_library || echo "$bridge"
+}
+
+# quiet_tests: those that print nothing if all is well, as that library has it
+quiet_tests()
+{
+	! old_library || echo "$neighbours" | tr '\n' ' '
+}
 
 pat_tests()
 {

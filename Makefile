@@ -17,7 +17,13 @@ endif
 endef
 $(foreach s,$(settings),$(eval $(call setting,$(s))))
 export NSVM_BEGUN := $(shell date +%s%3N)
-ifdef V
+# V=1 is "show everything", but for mbox and send V is the version of the series
+ifneq ($(filter mbox send,$(MAKECMDGOALS)),)
+export NSVM_VERSION := $(V)
+export NSVM_SIGNOFF := $(SIGNOFF)
+export NSVM_PREFIX := $(PREFIX)
+export NSVM_REALLY := $(REALLY)
+else ifdef V
 export NSVM_V := $(V)
 endif
 
@@ -34,7 +40,7 @@ run: ## boot the base and the series, run the PAT tests on both, show what chang
 	@$T/run
 
 test: ## everything: npt=1 and npt=0, neighbours, each patch alone, failure paths
-	@$T/setup run test
+	@$T/setup run test list
 	@$T/view setup
 	@$T/test
 
@@ -69,6 +75,15 @@ mutants: kernel selftests ## break the series in small ways, see that tests and 
 patches: ## export the commits of build/<base>/src to patches/<base>
 	@$T/export
 
+##@ The way to the list (SIGNOFF=1, PREFIX='PATCH RESEND'; V=4 is the version here)
+.PHONY: mbox send
+mbox: tree ## one mailbox of cover letter and patches, for git am and b4 (V=4 SIGNOFF=1)
+	@$T/mbox
+
+send: tree ## show what would be mailed to whom (V=4 SIGNOFF=1); REALLY=1 sends it
+	@$T/setup list
+	@$T/send
+
 ##@ Options (Kconfig; make run BASE=... LINUX=... SMP=... wins over them)
 .PHONY: menuconfig defconfig
 menuconfig: ## choose in a menu
@@ -92,4 +107,4 @@ distclean: ## remove build/
 help: ## this list
 	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 } \
-		END { printf "\nV=1 shows what commands print.\n" }' Makefile
+		END { printf "\nV=1 shows what commands print (but not with mbox and send).\n" }' Makefile

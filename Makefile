@@ -44,6 +44,16 @@ test: ## everything: npt=1 and npt=0, neighbours, each patch alone, failure path
 	@$T/view setup
 	@$T/test
 
+##@ Before anybody reads the patches
+.PHONY: check
+check: ## checkpatch, compilers, sparse, configurations, ABI, selftest, documents (NAME=...)
+	@$T/setup run check
+	@$T/tree base
+	@$T/build kernel-base
+	@$T/tree series
+	@$T/build kernel
+	@$T/check $(or $(NAME),all)
+
 ##@ One step
 .PHONY: setup tree kernel selftests boot view
 setup: ## install the Debian packages that are missing

@@ -40,7 +40,7 @@ run: ## boot the base and the series, run the PAT tests on both, show what chang
 	@$T/run
 
 test: ## everything: npt=1 and npt=0, neighbours, each patch alone, failure paths
-	@$T/setup run test list
+	@$T/setup run test list check
 	@$T/view setup
 	@$T/test
 

@@ -21,7 +21,13 @@ export NSVM_BEGUN := $(shell date +%s%3N)
 export NSVM_DEPTH := $(DEPTH)
 export NSVM_RANDOM := $(RANDOM)
 export NSVM_SEED := $(SEED)
-ifdef V
+# V=1 is "show everything", but for mbox and send V is the version of the series
+ifneq ($(filter mbox send,$(MAKECMDGOALS)),)
+export NSVM_VERSION := $(V)
+export NSVM_SIGNOFF := $(SIGNOFF)
+export NSVM_PREFIX := $(PREFIX)
+export NSVM_REALLY := $(REALLY)
+else ifdef V
 export NSVM_V := $(V)
 endif
 
@@ -38,9 +44,19 @@ run: ## boot the base and the series, run the PAT tests on both, show what chang
 	@$T/run
 
 test: ## everything: npt=1 and npt=0, neighbours, each patch alone, failure paths
-	@$T/setup run test mutants
+	@$T/setup run test mutants list check
 	@$T/view setup
 	@$T/test
+
+##@ Before anybody reads the patches
+.PHONY: check
+check: ## checkpatch, compilers, sparse, configurations, ABI, selftest, documents (NAME=...)
+	@$T/setup run check
+	@$T/tree base
+	@$T/build kernel-base
+	@$T/tree series
+	@$T/build kernel
+	@$T/check $(or $(NAME),all)
 
 ##@ Between kernels
 .PHONY: migrate
@@ -102,6 +118,15 @@ ports: ## what the series of the other bases changed of the first one's
 	@$T/setup run
 	@$T/ports
 
+##@ The way to the list (SIGNOFF=1, PREFIX='PATCH RESEND'; V=4 is the version here)
+.PHONY: mbox send
+mbox: tree ## one mailbox of cover letter and patches, for git am and b4 (V=4 SIGNOFF=1)
+	@$T/mbox
+
+send: tree ## show what would be mailed to whom (V=4 SIGNOFF=1); REALLY=1 sends it
+	@$T/setup list
+	@$T/send
+
 ##@ Options (Kconfig; make run BASE=... LINUX=... SMP=... wins over them)
 .PHONY: menuconfig defconfig
 menuconfig: ## choose in a menu
@@ -125,4 +150,4 @@ distclean: ## remove build/
 help: ## this list
 	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z]+:.*## / { printf "  %-12s %s\n", $$1, $$2 } \
-		END { printf "\nV=1 shows what commands print.\n" }' Makefile
+		END { printf "\nV=1 shows what commands print (but not with mbox and send).\n" }' Makefile

@@ -395,3 +395,32 @@ wanted_tests()
 		echo "$NSVM_TESTS" | awk -F '[, ]+' '{ for (i = 1; i <= NF; i++) if ($i != "") print $i }'
 	fi
 }
+
+# ---- the way to the list ----
+
+# Who sends: the user's own git identity, or nothing and a reason in $no_sender
+no_sender="git knows no name and address of yours: git config --global user.name '...', and user.email"
+sender()
+{
+	who=$(git -C "$top" -c user.useConfigOnly=true var GIT_COMMITTER_IDENT 2>/dev/null) || return 1
+	echo "${who%>*}>"
+}
+
+# Written by make test when everything passed, "<key> <value>" a line: content,
+# summary
+tested=$results/tested
+
+# Names what make test tests: base, series and overlay. Not the cover letter.
+content_id()
+{
+	{
+		base_commit
+		"$lib/tree" id
+		cat "$overlay"/*.[ch]
+	} | sha256sum | cut -c 1-16
+}
+
+tested_is_this()
+{
+	[ -f "$tested" ] && [ "$(sed -n 's/^content //p' "$tested")" = "$(content_id)" ]
+}

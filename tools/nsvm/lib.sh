@@ -375,17 +375,6 @@ pat_tests()
 	done
 }
 
-# Programs of the lab that tools of their own run, with arguments
-pat_programs()
-{
-	for f in "$overlay"/svm_nested_pat_*.c; do
-		case $f in
-		*_test.c) ;;
-		*) [ ! -f "$f" ] || basename "$f" .c;;
-		esac
-	done
-}
-
 # What make run runs
 wanted_tests()
 {

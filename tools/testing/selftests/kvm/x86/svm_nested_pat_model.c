@@ -1116,10 +1116,10 @@ int main(int argc, char *argv[])
 	while ((opt = getopt(argc, argv, "d:r:s:x:w:f:q:e:ctmvn")) != -1) {
 		switch (opt) {
 		case 'd':
-			depth = atoi_positive("Depth", optarg);
+			depth = strtoul(optarg, NULL, 0);
 			break;
 		case 'r':
-			random_count = atoi_positive("Number of sequences", optarg);
+			random_count = strtoul(optarg, NULL, 0);
 			break;
 		case 's':
 			seed = strtoull(optarg, NULL, 0);
@@ -1161,6 +1161,11 @@ int main(int argc, char *argv[])
 		default:
 			return 1;
 		}
+	}
+
+	if (!replaying && (!depth == !random_count || depth >= MAX_STEPS)) {
+		fprintf(stderr, "One of -d DEPTH, -r COUNT and -x SEQUENCE\n");
+		return 1;
 	}
 
 	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_SVM));

@@ -20,7 +20,7 @@
 
 /* A program that has a main() of its own says so. */
 #ifdef SVM_NESTED_PAT_OWN_MAIN
-#define main	__maybe_unused uncalled_main
+#define main	uncalled_main
 #endif
 
 #include "svm_nested_pat_test.c"

@@ -99,6 +99,7 @@ static const struct op ops[] = {
 	{ "init",		INIT },
 	{ "no-run",		NO_RUN },
 };
+
 #define NR_OPS	((int)ARRAY_SIZE(ops))
 
 /* ---- Guests ---- */
@@ -220,6 +221,11 @@ static bool differs(const char *fmt, ...)
 	va_end(ap);
 
 	return false;
+}
+
+static bool same(const char *what, uint64_t is, uint64_t must)
+{
+	return is == must || differs("%s is 0x%lx, must be 0x%lx", what, is, must);
 }
 
 /* ---- Doing it ---- */
@@ -513,10 +519,8 @@ static bool do_op(const struct model *m, const struct model *after,
 			r->vector = regs->rbx;
 		return true;
 	case HOST_WRITE:
-		if (_vcpu_set_msr(vcpu, MSR_IA32_CR_PAT, pat) != (op->pat != BAD))
-			return differs("KVM_SET_MSRS of 0x%lx %s", pat,
-				       op->pat == BAD ? "succeeds" : "fails");
-		return true;
+		return same("MSRs that KVM_SET_MSRS sets",
+			    _vcpu_set_msr(vcpu, MSR_IA32_CR_PAT, pat), op->pat == NEW);
 	case POKE:
 		vmcbs[m->nested.cur]->save.g_pat = pat;
 		return true;
@@ -575,16 +579,12 @@ static bool do_op(const struct model *m, const struct model *after,
 
 /* ---- Comparing it ---- */
 
-static bool same(const char *what, uint64_t is, uint64_t must)
-{
-	return is == must || differs("%s is 0x%lx, must be 0x%lx", what, is, must);
-}
-
 static bool same_state(const struct model *m)
 {
 	const struct kvm_svm_nested_state_hdr *hdr = &nested.state.hdr.svm;
 	const struct nested_model *n = &m->nested;
 	bool has_gpat = model_has_gpat(n);
+	uint32_t flags = has_gpat ? KVM_STATE_SVM_VALID_GPAT : 0;
 
 	if (!same("KVM_GET_NESTED_STATE", get_nested(), 0))
 		return false;
@@ -593,7 +593,7 @@ static bool same_state(const struct model *m)
 		    n->guest_mode) &&
 	       same("hPAT", vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), m->hpat) &&
 	       same("header gpat", hdr->gpat, has_gpat ? n->gpat : 0) &&
-	       (no_tag || same("header flags", hdr->flags, has_gpat ? KVM_STATE_SVM_VALID_GPAT : 0)) &&
+	       (no_tag || same("header flags", hdr->flags, flags)) &&
 	       same("header reserved", hdr->reserved, 0) &&
 	       same("vmcb12 A g_pat", vmcbs[0]->save.g_pat, m->vmcb12[0].g_pat) &&
 	       same("vmcb12 B g_pat", vmcbs[1]->save.g_pat, m->vmcb12[1].g_pat);
@@ -755,7 +755,7 @@ static bool do_sequence(struct model *m, const uint8_t *seq, int n, bool verbose
 			continue;
 		shared->steps++;
 		if (!step(m, &ops[seq[i]], pats)) {
-			strcpy(shared->difference, difference);
+			memcpy(shared->difference, difference, sizeof(difference));
 			shared->differences++;
 			return false;
 		}
@@ -928,10 +928,10 @@ static bool try_sequence(int n)
 	if (do_sequence(&now, sequence, n + 1, false)) {
 		if (!now.dead)
 			return true;
-	} else if (!go_on) {
-		shared->failed = true;
-		return false;
 	} else {
+		shared->failed = !go_on;
+		if (shared->failed)
+			return false;
 		print_difference();
 	}
 	in_vm = FRESH;		/* who knows what is left of this one */
@@ -1096,9 +1096,10 @@ static int explored(const char *what, void (*function)(void))
 	double start = seconds();
 	bool ok = in_child(function) && !shared->differences;
 
+	if (shared->failed && !shared->differences)
+		shared->differences = 1;
 	printf("# %s: %lu sequences, %lu steps, %lu differences, %.1f s\n", what,
-	       shared->sequences, shared->steps, shared->differences + (shared->failed && !shared->differences),
-	       seconds() - start);
+	       shared->sequences, shared->steps, shared->differences, seconds() - start);
 	if (shared->failed)
 		explain();
 	printf("%s 1 %s\n", ok ? "ok" : "not ok", what);

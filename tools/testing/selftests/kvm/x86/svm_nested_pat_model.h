@@ -122,18 +122,19 @@ static inline bool model_enter(struct model *m)
 	return true;
 }
 
+/* R11: out of L2 without #VMEXIT. */
+static inline void model_leave(struct model *m)
+{
+	m->nested.guest_mode = false;
+	m->nested.legacy = false;
+}
+
 /* R6: out of L2 to L1. */
 static inline void model_exit(struct model *m)
 {
 	if (m->nested.npt)
 		m->vmcb12[m->nested.cur].g_pat = m->nested.gpat;
-	m->nested.guest_mode = m->nested.legacy = false;
-}
-
-/* R11: out of L2 without #VMEXIT. */
-static inline void model_leave(struct model *m)
-{
-	m->nested.guest_mode = m->nested.legacy = false;
+	model_leave(m);
 }
 
 /* R8: into L2 by nested state.  R9: gPAT is hPAT for now if it has none. */
@@ -191,6 +192,7 @@ static inline struct result model_step(struct model *m, const struct op *op,
 {
 	struct nested_model *n = &m->nested, next = *n;
 	struct result r = {};
+	bool tag;
 
 	switch (op->kind) {
 	case VMRUN: case EXIT: case READ: case WRITE: case SMI: case RSM:
@@ -242,17 +244,19 @@ static inline struct result model_step(struct model *m, const struct op *op,
 			model_leave(m);
 			break;
 		}
-		if (op->how == FLIP_NPT || op->how == FLIP_NPT_GPAT)
-			next.npt = !n->npt;
 		if (op->how == BAD_GPAT && n->npt) {	/* R8 */
 			r.err = 22;			/* EINVAL */
 			break;
 		}
-		if (op->how == NEW_GPAT || op->how == FLIP_NPT_GPAT)
+		if (op->how == FLIP_NPT || op->how == FLIP_NPT_GPAT)
+			next.npt = !n->npt;
+		if (op->how == NEW_GPAT || op->how == FLIP_NPT_GPAT) {
 			next.gpat = pat;
-		model_set(m, next, op->how == NEW_GPAT || op->how == FLIP_NPT_GPAT ||
-				   (op->how != NO_TAG && op->how != GARBAGE &&
-				    model_has_gpat(n)));
+			tag = true;
+		} else {
+			tag = model_has_gpat(n) && op->how != NO_TAG && op->how != GARBAGE;
+		}
+		model_set(m, next, tag);
 		break;
 	case SAVE:
 		m->saved = *n;

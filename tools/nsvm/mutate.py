@@ -9,12 +9,15 @@ TREE is a git tree with the series applied, BASE the commit below it.  Only
 lines of arch/x86/kvm that the series adds or changes are mutated, statement by
 statement: conditions are negated, each operand of && and || is dropped,
 comparisons are turned, statements and early returns are deleted, constants are
-changed, and the two PATs and the two VMCBs are swapped.
+changed, and the two PATs and the two VMCBs are swapped.  With MUTATE in the
+environment, a regular expression, so are lines of arch/x86/kvm/svm that match
+it.
 
 A name is <file>:<hash>, the hash being that of the statement, its occurrence
 and the change: it stays the same while the statement does, wherever it moves.
 """
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -57,6 +60,11 @@ def added_lines(tree, base):
         if m:
             first, count = int(m[1]), int(m[2] or 1)
             added.setdefault(name, set()).update(range(first, first + count))
+    if os.environ.get('MUTATE'):
+        for line in git(tree, 'grep', '-nE', os.environ['MUTATE'], 'HEAD', '--',
+                        'arch/x86/kvm/svm/*.[ch]').splitlines():
+            _, name, number, _ = line.split(':', 3)
+            added.setdefault(name, set()).add(int(number))
     return added
 
 

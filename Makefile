@@ -94,7 +94,7 @@ view: ## story and picture of a case in the last make run (CASE=..., CASE=list)
 
 ##@ More proof (each says at its end how long it took)
 .PHONY: model fuzz mutants
-model: kernel selftests ## every short sequence of operations against a model (SEQ=, DEPTH=, KVM=mainline)
+model: kernel selftests ## every short sequence of operations against a model (SEQ=, DEPTH=, KVM=mainline, mainline-series)
 	@$T/view setup
 	@$T/model $(if $(SEQ),seq $(SEQ),$(or $(KVM),run))
 

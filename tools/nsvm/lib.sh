@@ -354,10 +354,19 @@ old_library()
 	! g cat-file -e base:tools/testing/selftests/kvm/include/kvm_test_harness.h 2>/dev/null
 }
 
+# Does the base have gPAT, and a svm_nested_pat_test, already? BASE says so. Then
+# that test, as the series changes it in the tree, is the PAT test, those of the
+# overlay are not used, and the series is no port of the first base's.
+own_pat_test()
+{
+	[ "$(base_key tests)" = own ]
+}
+
 # series_files: those files of the overlay that the series adds. A base whose
 # library has no kvm_test_harness.h gets one that makes up for what is missing.
 series_files()
 {
+	! own_pat_test || return 0
 	[ ! -f "$overlay/svm_nested_pat_test.c" ] || echo "$overlay/svm_nested_pat_test.c"
 	[ ! -f "$bridge" ] || ! old_library || echo "$bridge"
 }
@@ -370,6 +379,7 @@ quiet_tests()
 
 pat_tests()
 {
+	! own_pat_test || { echo svm_nested_pat_test; return; }
 	for f in "$overlay"/svm_nested_pat_test.c "$overlay"/svm_nested_pat_*_test.c; do
 		[ ! -f "$f" ] || basename "$f" .c
 	done

@@ -21,6 +21,7 @@ export NSVM_BEGUN := $(shell date +%s%3N)
 export NSVM_DEPTH := $(DEPTH)
 export NSVM_RANDOM := $(RANDOM)
 export NSVM_SEED := $(SEED)
+export NSVM_KERNELS := $(KERNELS)
 # V=1 is "show everything", but for mbox and send V is the version of the series
 ifneq ($(filter mbox send,$(MAKECMDGOALS)),)
 export NSVM_VERSION := $(V)
@@ -107,6 +108,18 @@ mutants: kernel selftests ## break the series in small ways, see that tests and 
 	@$T/setup run mutants
 	@$T/view setup
 	@$T/mutants $(or $(NAME),all)
+
+##@ What it costs
+.PHONY: bench
+bench: ## instructions of each operation, patch by patch, and mainline's (KERNELS='base series')
+	@$T/setup run bench
+	@$T/view setup
+	@$T/tree base
+	@$T/build kernel-base
+	@$T/tree series
+	@$T/build kernel
+	@$T/build selftests
+	@$T/bench run $(PART)
 
 ##@ Work on the series
 .PHONY: patches ports

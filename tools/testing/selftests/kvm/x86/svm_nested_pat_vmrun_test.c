@@ -24,6 +24,27 @@ TEST_F(npt_on, many_vmruns)
 	}
 }
 
+static void assert_vmrun_rejects_invalid_g_pat(void)
+{
+	vmcb12->save.g_pat = INVALID_PAT;
+	TEST_ASSERT_EQ(guest_call(L1, op_vmrun, l1_svm), (uint32_t)SVM_EXIT_ERR);
+	vmcb12->save.g_pat = GPAT;
+}
+
+/* Whatever KVM may remember of the L2 that ran before, with hPAT or with gPAT. */
+TEST_F(npt_on, vmrun_rejects_invalid_g_pat_after_l2_ran)
+{
+	set_npt(false);
+	enter_l2();
+	exit_l2();
+	set_npt(true);
+	assert_vmrun_rejects_invalid_g_pat();
+
+	enter_l2();
+	exit_l2();
+	assert_vmrun_rejects_invalid_g_pat();
+}
+
 static void l2_leaves(void)
 {
 	vmmcall();

@@ -15,7 +15,7 @@
  * A VMRUN in guest mode is L1's and is intercepted, as is an access of IA32_PAT
  * by a guest.  One line an event, numbers in hexadecimal but for NUMBER and CPU:
  *
- *   V NUMBER CPU VMCB G_PAT CLEAN NP_ENABLE NCR3 ASID RIP EDX:EAX VMLOAD HPAT
+ *   V NUMBER CPU VMCB G_PAT CLEAN NP_ENABLE NCR3 ASID RIP EDX:EAX VMLOAD HPAT CR3
  *			VMRUN.  VMLOAD: the VMCB of the last VMLOAD, which for
  *			KVM is vmcb01 of that vCPU; HPAT: the g_pat in there
  *   M NUMBER CPU VMCB r|w RIP EDX:EAX
@@ -45,6 +45,7 @@ enum vmcb {
 	VMCB_NP_ENABLE		= 0x090,
 	VMCB_NCR3		= 0x0b0,
 	VMCB_CLEAN		= 0x0c0,
+	VMCB_CR3		= 0x550,
 	VMCB_RIP		= 0x578,
 	VMCB_RAX		= 0x5f8,
 	VMCB_G_PAT		= 0x668,
@@ -167,11 +168,11 @@ static void on_vmrun(unsigned int cpu, void *next)
 	c->vmcb = pa;
 	c->resume = (__u64)next;
 	if (read_vmcb(c, pa) && bytes_at(c, VMCB_ASID, 4))	/* zero is invalid */
-		record("V %llu %u %llx %016llx %llx %llx %llx %llx %llx %016llx %llx %016llx\n",
+		record("V %llu %u %llx %016llx %llx %llx %llx %llx %llx %016llx %llx %016llx %llx\n",
 		       number, cpu, pa, bytes_at(c, VMCB_G_PAT, 8), bytes_at(c, VMCB_CLEAN, 4),
 		       bytes_at(c, VMCB_NP_ENABLE, 1) & 1, bytes_at(c, VMCB_NCR3, 8),
 		       bytes_at(c, VMCB_ASID, 4), bytes_at(c, VMCB_RIP, 8), edx_eax(c, rdx),
-		       c->vmload, hpat);
+		       c->vmload, hpat, bytes_at(c, VMCB_CR3, 8));
 	else
 		end("unreadable");
 	pthread_mutex_unlock(&lock);

@@ -45,6 +45,33 @@ TEST_F(npt_on, vmrun_rejects_invalid_g_pat_after_l2_ran)
 	assert_vmrun_rejects_invalid_g_pat();
 }
 
+static uint64_t op_read_cr3(uint64_t unused)
+{
+	return get_cr3();
+}
+
+static uint64_t op_load_cr3(uint64_t cr3)
+{
+	asm volatile("mov %0, %%cr3" : : "r" (cr3) : "memory");
+
+	return 0;
+}
+
+/* What loads nCR3 loads CR3 without NPT, only a CPU sees the clean bit for it. */
+TEST_F(npt_off, l1_loads_another_cr3)
+{
+	uint64_t cr3 = guest_call(L1, op_read_cr3, 0);
+	vm_paddr_t other = vm_alloc_page_table(vm);
+
+	memcpy(addr_gpa2hva(vm, other), addr_gpa2hva(vm, cr3), PAGE_SIZE);
+	guest_call(L1, op_load_cr3, other);
+	TEST_ASSERT_EQ(guest_call(L1, op_read_cr3, 0), other);
+	enter_l2();
+	exit_l2();
+	guest_call(L1, op_load_cr3, cr3);
+	TEST_ASSERT_EQ(read_pat(L1), HPAT);
+}
+
 static void l2_leaves(void)
 {
 	vmmcall();

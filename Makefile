@@ -40,7 +40,6 @@ run: ## boot the base and the series, run the PAT tests on both, show what chang
 	@$T/tree base
 	@$T/build kernel-base
 	@$T/tree series
-	@$T/build kernel
 	@$T/build selftests
 	@$T/run
 
@@ -111,7 +110,7 @@ mutants: kernel selftests ## break the series in small ways, see that tests and 
 
 ##@ What it costs
 .PHONY: bench
-bench: ## instructions of each operation, patch by patch, and mainline's (KERNELS='base series')
+bench: ## instructions of each operation, time to a verdict (PART=kernel, PART=time, KERNELS=)
 	@$T/setup run bench
 	@$T/view setup
 	@$T/tree base

@@ -168,7 +168,8 @@ static void on_vmrun(unsigned int cpu, void *next)
 	c->vmcb = pa;
 	c->resume = (__u64)next;
 	if (read_vmcb(c, pa) && bytes_at(c, VMCB_ASID, 4))	/* zero is invalid */
-		record("V %llu %u %llx %016llx %llx %llx %llx %llx %llx %016llx %llx %016llx %llx\n",
+		record("V %llu %u %llx %016llx %llx %llx %llx %llx %llx %016llx "
+		       "%llx %016llx %llx\n",
 		       number, cpu, pa, bytes_at(c, VMCB_G_PAT, 8), bytes_at(c, VMCB_CLEAN, 4),
 		       bytes_at(c, VMCB_NP_ENABLE, 1) & 1, bytes_at(c, VMCB_NCR3, 8),
 		       bytes_at(c, VMCB_ASID, 4), bytes_at(c, VMCB_RIP, 8), edx_eax(c, rdx),

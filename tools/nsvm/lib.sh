@@ -94,6 +94,17 @@ flavour=
 [ "$NSVM_DEBUG_KERNEL" != y ] || flavour=-debug
 [ "$NSVM_CC" = gcc ] || flavour=$flavour-$(printf %s "${NSVM_CC##*/}" | tr -c 'A-Za-z0-9.\n' _)
 
+# image OBJ: what of a kernel is booted, and made by make. vmlinux, by its PVH note,
+# has no decompressor to build and to run; with KASAN it dies there, as the entry is
+# instrumented, but has no shadow yet.
+image()
+{
+	case $flavour in
+	-debug*) echo "$1/arch/x86/boot/bzImage";;
+	*) echo "$1/vmlinux";;
+	esac
+}
+
 # ---- messages ----
 
 now()

@@ -178,6 +178,14 @@ trap tick_stop EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
+# space GIB: is there that much room for build/?
+space()
+{
+	free=$(df -Pk "$build" | awk 'NR == 2 { printf "%d", $4 / 1048576 }')
+	[ "$free" -ge "$1" ] ||
+		die "disk full: $(rel "$build") needs about $1 GiB, there are $free"
+}
+
 disk_is_full()
 {
 	[ "$(df -Pk "$build" | awk 'NR == 2 { print $4 }')" -lt 1024 ]
@@ -264,6 +272,18 @@ apt_conf()
 	#clear DPkg::Pre-Install-Pkgs;
 	#clear DPkg::Post-Invoke;
 	END
+}
+
+# unpack_source DEB PACKAGE DIR ARGUMENT...: the kernel that is in a linux-source
+# package, without its top directory; ARGUMENTs are for tar. Debian's archive has
+# many blocks, all CPUs unpack.
+unpack_source()
+{
+	u_deb=$1 u_package=$2 u_dir=$3
+	shift 3
+	dpkg-deb --fsys-tarfile "$u_deb" |
+	tar -xOf - "./usr/src/$u_package.tar.xz" |
+	tar -x -I 'xz -d -T0' -C "$u_dir" --strip-components=1 "$@"
 }
 
 # ---- one at a time ----

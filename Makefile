@@ -40,7 +40,6 @@ run: ## boot the base and the series, run the PAT tests on both, show what chang
 	@$T/tree base
 	@$T/build kernel-base
 	@$T/tree series
-	@$T/build selftests
 	@$T/run
 
 test: ## everything: npt=1 and npt=0, neighbours, each patch alone, failure paths

@@ -357,9 +357,13 @@ base_commit()
 }
 
 # worktree_tree DIR: the tree object of what is there now, commits, edits and
-# new files alike
+# new files alike. Of src, NSVM_TREE if `run` has looked already.
 worktree_tree()
 {
+	if [ "$1" = "$src" ] && [ -n "${NSVM_TREE-}" ]; then
+		echo "$NSVM_TREE"
+		return
+	fi
 	git_dir=$(g_in "$1" rev-parse --absolute-git-dir) &&
 	cp "$git_dir/index" "$git_dir/nsvm-index" &&
 	GIT_INDEX_FILE=$git_dir/nsvm-index g_in "$1" add -A &&

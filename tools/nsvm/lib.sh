@@ -178,17 +178,23 @@ trap tick_stop EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
+# KiB that are left where build/ is
+free_kib()
+{
+	df -Pk "$build" | awk 'NR == 2 { print $4 }'
+}
+
 # space GIB: is there that much room for build/?
 space()
 {
-	free=$(df -Pk "$build" | awk 'NR == 2 { printf "%d", $4 / 1048576 }')
+	free=$(($(free_kib) / 1048576))
 	[ "$free" -ge "$1" ] ||
 		die "disk full: $(rel "$build") needs about $1 GiB, there are $free"
 }
 
 disk_is_full()
 {
-	[ "$(df -Pk "$build" | awk 'NR == 2 { print $4 }')" -lt 1024 ]
+	[ "$(free_kib)" -lt 1024 ]
 }
 
 # logged TAG LOG TEXT COMMAND...: run it with its output in logs/LOG.log, say

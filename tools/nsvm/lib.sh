@@ -408,7 +408,9 @@ own_pat_test()
 series_files()
 {
 	! own_pat_test || return 0
-	[ ! -f "$overlay/svm_nested_pat_test.c" ] || echo "$overlay/svm_nested_pat_test.c"
+	for f in svm_nested_pat.h svm_nested_pat_test.c; do
+		[ ! -f "$overlay/$f" ] || echo "$overlay/$f"
+	done
 	[ ! -f "$bridge" ] || ! old_library || echo "$bridge"
 }
 

@@ -30,7 +30,6 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 
-#define SVM_NESTED_PAT_OWN_MAIN
 #include "svm_nested_pat.h"
 
 #define WARM_UP		16

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Every way out of L2 to L1 saves gPAT (APM volume 2, "Nested Paging and
- * VMRUN/#VMEXIT"), and accesses to IA32_PAT that KVM emulates are no different
- * from those that the CPU intercepts.
+ * Every reason for a #VMEXIT saves gPAT (APM volume 2, "Nested Paging and
+ * VMRUN/#VMEXIT").
  */
 #include "apic.h"
+#include "kvm_test_harness.h"
 #include "svm_nested_pat.h"
 
 #define VECTOR		0x30
@@ -167,67 +167,10 @@ TEST_F(exits, without_npt_leave_g_pat_alone)
 	TEST_ASSERT_EQ(read_pat(L1), GPAT_2);
 }
 
-/*
- * An entry that fails after the consistency checks, here for an MSR bitmap in
- * memory that is not there, is a #VMEXIT as well.
- */
-TEST_F(npt_on, failed_entry_leaves_both_pats_alone)
+int main(int argc, char *argv[])
 {
-	uint64_t msrpm = vmcb12->control.msrpm_base_pa;
+	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_SVM));
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_NESTED_STATE));
 
-	vmcb12->control.msrpm_base_pa = 1ull << 32;
-	vmcb12->control.intercept |= BIT_ULL(INTERCEPT_MSR_PROT);
-	TEST_ASSERT_EQ(guest_call(L1, op_vmrun, l1_svm), (uint32_t)SVM_EXIT_ERR);
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT);
-
-	vmcb12->control.msrpm_base_pa = msrpm;
-	enter_l2();
-	TEST_ASSERT_EQ(read_pat(L2), GPAT);
-}
-
-static uint64_t op_read_pat_emulated(uint64_t unused)
-{
-	uint64_t pat;
-
-	GUEST_ASSERT_EQ(rdmsr_safe_fep(MSR_IA32_CR_PAT, &pat), 0);
-
-	return pat;
-}
-
-static uint64_t op_write_pat_emulated(uint64_t pat)
-{
-	uint64_t error_code;
-
-	return kvm_asm_safe_ec_fep("wrmsr", error_code, "a"((uint32_t)pat),
-				   "d"(pat >> 32), "c"(MSR_IA32_CR_PAT));
-}
-
-static void test_emulated_accesses(bool npt)
-{
-	enter_l2();
-	TEST_ASSERT_EQ(guest_call(L2, op_read_pat_emulated, 0), npt ? GPAT : HPAT);
-	TEST_ASSERT_EQ(guest_call(L2, op_write_pat_emulated, INVALID_PAT), GP_VECTOR);
-	TEST_ASSERT_EQ(guest_call(L2, op_write_pat_emulated, GPAT_2), 0);
-	TEST_ASSERT_EQ(guest_call(L2, op_read_pat_emulated, 0), GPAT_2);
-	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, npt ? GPAT_2 : GPAT);
-	TEST_ASSERT_EQ(guest_call(L1, op_read_pat_emulated, 0), npt ? HPAT : GPAT_2);
-}
-
-TEST_F(npt_on, emulated_accesses_from_l2)
-{
-	if (!kvm_is_forced_emulation_enabled())
-		SKIP(return, "no forced emulation (kvm.force_emulation_prefix=1)");
-
-	test_emulated_accesses(true);
-}
-
-TEST_F(npt_off, emulated_accesses_from_l2)
-{
-	if (!kvm_is_forced_emulation_enabled())
-		SKIP(return, "no forced emulation (kvm.force_emulation_prefix=1)");
-
-	test_emulated_accesses(false);
+	return test_harness_run(argc, argv);
 }

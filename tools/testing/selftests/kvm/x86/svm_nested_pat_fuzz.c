@@ -1256,7 +1256,7 @@ static void step_guest(void)
 			break;
 		}
 		npt = one_in(4) ? false : true;
-		set_npt(npt);
+		set_npt(vmcb12, npt);
 		pat = any_pat();
 		vmcb12->save.g_pat = pat;
 		note("L1 runs L2, NPT %d, g_pat %lx", npt, pat);
@@ -1339,11 +1339,7 @@ static void begin_round(void)
 	};
 
 	create_vm(true);
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, SMRAM_GPA,
-				    SMRAM_SLOT, SMRAM_PAGES, 0);
-	vm_phy_pages_alloc(vm, SMRAM_PAGES, SMRAM_GPA, SMRAM_SLOT);
-	memcpy(addr_gpa2hva(vm, SMRAM_GPA + 0x8000), smi_handler, sizeof(smi_handler));
-	vcpu_set_msr(vcpu, MSR_IA32_SMBASE, SMRAM_GPA);
+	install_smi_handler(smi_handler, sizeof(smi_handler));
 	spare_gpa = addr_gva2gpa(vm, vm_vaddr_alloc_page(vm));
 
 	find_pages();
@@ -1360,11 +1356,11 @@ static void begin_round(void)
 	TEST_ASSERT_EQ(vcpu->run->io.port, SMM_PORT);
 	save(IN_SMM);
 	exit_l2();
-	set_npt(false);
+	set_npt(vmcb12, false);
 	enter_l2();
 	save(IN_L2_NO_NPT);
 	exit_l2();
-	set_npt(true);
+	set_npt(vmcb12, true);
 	vcpu_run_complete_io(vcpu);
 
 	set_signal_mask();

@@ -347,7 +347,7 @@ static void save_state(const char *file, const char *name, const char *state, en
 	vm_paddr_t uc;
 	int level = L2;
 
-	create_vm_with_smram(npt);
+	create_vm_with_smm(npt);
 	disable_quirk(kind);
 	write_pat(L1, HPAT_2);
 	enter_l2();

@@ -34,15 +34,10 @@
 #include <sys/wait.h>
 #include <time.h>
 
-#define SVM_NESTED_PAT_OWN_MAIN
 #include "svm_nested_pat.h"
 #include "svm_nested_pat_model.h"
 
 #define PORT		0x0b
-#define SMM_PORT	0x0e
-#define SMRAM_GPA	0x1000000
-#define SMRAM_PAGES	16
-#define SMRAM_SLOT	((1 << 16) | 1)
 #define FRESH		256	/* sequences in one VM */
 #define MAX_STEPS	256
 #define SEQUENCE_LIMIT	10	/* seconds, after which it hangs */
@@ -366,7 +361,7 @@ static void move(bool drop, bool msrs_last)
 	uint32_t nested_size = state->nested.size;
 
 	if (drop)
-		drop_gpat(state);
+		keep_vmcb_pa_only(state);
 
 	kvm_vm_release(vm);
 	vcpu = vm_recreate_with_one_vcpu(vm);
@@ -420,12 +415,6 @@ static void set_smm(bool on)
 	events.smi.smm = on;
 	events.nmi.masked = 0;		/* SMI masks NMI until RSM */
 	vcpu_events_set(vcpu, &events);
-}
-
-static void unpend_init(struct kvm_vcpu_events *events)
-{
-	events->flags |= KVM_VCPUEVENT_VALID_SMM;
-	events->smi.latched_init = 0;
 }
 
 static bool do_vmrun(const struct model *m, const struct op *op, uint64_t pat)
@@ -678,11 +667,8 @@ static void create_machine(void)
 	initial_vmcbs[1] = *vmcbs[1];
 
 	vm_install_exception_handler(vm, NMI_VECTOR, ignore_nmi);
-	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, SMRAM_GPA,
-				    SMRAM_SLOT, SMRAM_PAGES, 0);
-	vm_phy_pages_alloc(vm, SMRAM_PAGES, SMRAM_GPA, SMRAM_SLOT);
+	install_smi_handler(smm_entry, sizeof(smm_entry));
 	smram = addr_gpa2hva(vm, SMRAM_GPA);
-	memcpy(smram + 0x8000, smm_entry, sizeof(smm_entry));
 	memcpy(smram + SMM_READ, smm_read, sizeof(smm_read));
 	memcpy(smram + SMM_WRITE, smm_write, sizeof(smm_write));
 	memcpy(smram + SMM_RSM, smm_rsm, sizeof(smm_rsm));

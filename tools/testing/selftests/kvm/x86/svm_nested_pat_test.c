@@ -9,274 +9,19 @@
  *  - VMRUN loads gPAT from vmcb12.g_pat, and fails if that is not a valid PAT
  *  - RDMSR and WRMSR of IA32_PAT access gPAT in L2 and hPAT in L1
  *  - #VMEXIT saves gPAT to vmcb12.g_pat
+ *  - an SMI over L2 is a #VMEXIT, RSM to L2 is a VMRUN
+ *  - L2 that is left in any other way loses gPAT
  *  - KVM_{GET,SET}_MSRS always access hPAT
- *  - KVM_{GET,SET}_NESTED_STATE save and restore gPAT; for state without gPAT,
- *    from a KVM that had but one PAT, gPAT is hPAT
+ *  - KVM_{GET,SET}_NESTED_STATE save and restore gPAT
  *
- * L1 and L2 do nothing on their own, they call what the host asks for.
+ * State without gPAT, from a KVM that has but one PAT or a VMM that keeps only
+ * the part of the header that it knows, is legacy state.  Until L2 writes
+ * IA32_PAT, or is left, or other state is set:
+ *  - gPAT is hPAT, whichever way the host writes it, and isn't saved
+ *  - #VMEXIT leaves vmcb12.g_pat alone, so that the next VMRUN is right again
  */
-#include <errno.h>
-#include <string.h>
-
 #include "kvm_test_harness.h"
-#include "kvm_util.h"
-#include "processor.h"
-#include "svm_util.h"
-#include "test_util.h"
-
-/* Valid PATs.  Field 0 is WB in each, the guests' own accesses stay cached. */
-#define HPAT		0x0007040600070406ull	/* L1's, the value after reset */
-#define HPAT_2		0x0006010500070406ull
-#define GPAT		0x0001040500010406ull	/* L2's */
-#define GPAT_2		0x0705040100060006ull
-#define INVALID_PAT	0x0007040600070206ull	/* 2 in field 1 is reserved */
-
-enum { L1 = 1, L2 = 2 };
-
-/* ---- L1 and L2 ---- */
-
-typedef uint64_t (*guest_op_t)(uint64_t arg);
-
-static guest_op_t guest_op;
-static uint64_t guest_arg;
-static uint8_t l2_stack[PAGE_SIZE] __aligned(PAGE_SIZE);
-
-static void guest_serve(int level)
-{
-	uint64_t ret = 0;
-
-	for (;;) {
-		GUEST_SYNC2(level, ret);
-		ret = READ_ONCE(guest_op)(READ_ONCE(guest_arg));
-	}
-}
-
-static void l2_guest(void)
-{
-	guest_serve(L2);
-}
-
-static void l1_guest(struct svm_test_data *svm)
-{
-	generic_svm_setup(svm, NULL, NULL);
-	guest_serve(L1);
-}
-
-static uint64_t op_read_pat(uint64_t unused)
-{
-	return rdmsr(MSR_IA32_CR_PAT);
-}
-
-/* Returns the vector of the exception, 0 if there was none. */
-static uint64_t op_write_pat(uint64_t pat)
-{
-	return wrmsr_safe(MSR_IA32_CR_PAT, pat);
-}
-
-/* Runs L2 from its start, returns the exit code. */
-static uint64_t op_vmrun(uint64_t arg)
-{
-	struct svm_test_data *svm = (void *)arg;
-
-	svm->vmcb->save.rip = (uint64_t)l2_guest;
-	svm->vmcb->save.rsp = (uint64_t)l2_stack + sizeof(l2_stack) - 8;
-	run_guest(svm->vmcb, svm->vmcb_gpa);
-
-	return svm->vmcb->control.exit_code;
-}
-
-/* Leaves L2 for good. */
-static uint64_t op_vmmcall(uint64_t unused)
-{
-	vmmcall();
-
-	return 0;
-}
-
-/* ---- Host ---- */
-
-static struct kvm_vm *vm;
-static struct kvm_vcpu *vcpu;
-static struct vmcb *vmcb12;
-static vm_vaddr_t l1_svm;	/* struct svm_test_data, as L1 sees it */
-
-/* Runs the vCPU until a guest reports in, which has to be @level's. */
-static uint64_t run_until_report(int level)
-{
-	struct ucall uc;
-
-	vcpu_run(vcpu);
-
-	switch (get_ucall(vcpu, &uc)) {
-	case UCALL_SYNC:
-		TEST_ASSERT(uc.args[0] == level, "L%lu runs instead of L%d, returned 0x%lx",
-			    uc.args[0], level, uc.args[1]);
-		return uc.args[1];
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT(uc);
-	default:
-		TEST_FAIL("Unexpected exit: %s",
-			  exit_reason_str(vcpu->run->exit_reason));
-	}
-}
-
-/* Has the guest that runs call @op; after it, @level reports what it returned. */
-static uint64_t guest_call(int level, guest_op_t op, uint64_t arg)
-{
-	guest_op = op;
-	guest_arg = arg;
-	sync_global_to_guest(vm, guest_op);
-	sync_global_to_guest(vm, guest_arg);
-
-	return run_until_report(level);
-}
-
-static uint64_t read_pat(int level)
-{
-	return guest_call(level, op_read_pat, 0);
-}
-
-static void write_pat(int level, uint64_t pat)
-{
-	TEST_ASSERT_EQ(guest_call(level, op_write_pat, pat), 0);
-}
-
-static void enter_l2(void)
-{
-	guest_call(L2, op_vmrun, l1_svm);
-}
-
-static void exit_l2(void)
-{
-	TEST_ASSERT_EQ(guest_call(L1, op_vmmcall, 0), SVM_EXIT_VMMCALL);
-}
-
-static void set_npt(bool on)
-{
-	if (on)
-		vmcb12->control.nested_ctl |= SVM_NESTED_CTL_NP_ENABLE;
-	else
-		vmcb12->control.nested_ctl &= ~SVM_NESTED_CTL_NP_ENABLE;
-}
-
-/* Nested page tables that map the first GiB one to one, with 2 MiB pages. */
-static vm_paddr_t create_npt(void)
-{
-	const uint64_t rwu = PTE_PRESENT_MASK | PTE_WRITABLE_MASK | PTE_USER_MASK;
-	vm_paddr_t pml4 = vm_alloc_page_table(vm);
-	vm_paddr_t pdpt = vm_alloc_page_table(vm);
-	vm_paddr_t pd = vm_alloc_page_table(vm);
-	uint64_t *pde = addr_gpa2hva(vm, pd);
-
-	*(uint64_t *)addr_gpa2hva(vm, pml4) = pdpt | rwu;
-	*(uint64_t *)addr_gpa2hva(vm, pdpt) = pd | rwu;
-	for (uint64_t i = 0; i < 512; i++)
-		pde[i] = (i << 21) | PTE_LARGE_MASK | rwu;
-
-	return pml4;
-}
-
-/* A VM whose L1 is ready to run L2; hPAT is HPAT, vmcb12.g_pat is GPAT. */
-static void create_vm(bool npt)
-{
-	vm = vm_create_with_one_vcpu(&vcpu, l1_guest);
-	vmcb12 = vcpu_alloc_svm(vm, &l1_svm)->vmcb_hva;
-	vcpu_args_set(vcpu, 1, l1_svm);
-	run_until_report(L1);
-
-	set_npt(npt);
-	vmcb12->control.nested_cr3 = create_npt();
-	vmcb12->save.g_pat = GPAT;
-	TEST_ASSERT_EQ(read_pat(L1), HPAT);
-}
-
-static int set_nested_state(struct kvm_x86_state *state)
-{
-	return __vcpu_nested_state_set(vcpu, &state->nested) ? errno : 0;
-}
-
-static void recreate_and_load(struct kvm_x86_state *state, bool msrs_last)
-{
-	uint32_t nested_size = state->nested.size;
-
-	kvm_vm_release(vm);
-	vcpu = vm_recreate_with_one_vcpu(vm);
-
-	if (msrs_last) {
-		vcpu_sregs_set(vcpu, &state->sregs);
-		vcpu_nested_state_set(vcpu, &state->nested);
-		state->nested.size = 0;
-	}
-	vcpu_load_state(vcpu, state);
-	state->nested.size = nested_size;
-}
-
-static void save_and_restore(bool msrs_last)
-{
-	struct kvm_x86_state *state = vcpu_save_state(vcpu);
-
-	recreate_and_load(state, msrs_last);
-	kvm_x86_state_cleanup(state);
-}
-
-/* Makes state what a KVM without gPAT would have saved. */
-static void drop_gpat(struct kvm_x86_state *state)
-{
-	memset(&state->nested.hdr.svm.gpat, 0,
-	       sizeof(state->nested.hdr) - sizeof(state->nested.hdr.svm.vmcb_pa));
-}
-
-static void assert_saved_hdr(uint64_t gpat, uint32_t flags)
-{
-	struct kvm_x86_state *state = vcpu_save_state(vcpu);
-
-	TEST_ASSERT_EQ(state->nested.hdr.svm.gpat, gpat);
-	TEST_ASSERT_EQ(state->nested.hdr.svm.flags, flags);
-	TEST_ASSERT_EQ(state->nested.hdr.svm.reserved, 0);
-	kvm_x86_state_cleanup(state);
-}
-
-static void assert_gpat_saved(uint64_t gpat)
-{
-	assert_saved_hdr(gpat, KVM_STATE_SVM_VALID_GPAT);
-}
-
-static void assert_no_gpat_saved(void)
-{
-	assert_saved_hdr(0, 0);
-}
-
-/*
- * All ways in which one field of a PAT can be invalid: encodings 2 and 3, and
- * each reserved bit.  Returns 0 after the last one.
- */
-static uint64_t next_invalid_pat(int *n)
-{
-	static const uint8_t invalid[] = { 2, 3, 0x0e, 0x16, 0x26, 0x46, 0x86 };
-	int shift = *n / ARRAY_SIZE(invalid) * 8;
-	uint8_t field = invalid[*n % ARRAY_SIZE(invalid)];
-
-	if ((*n)++ == 8 * ARRAY_SIZE(invalid))
-		return 0;
-
-	return (GPAT & ~(0xffull << shift)) | (uint64_t)field << shift;
-}
-
-static void test_invalid_write_from_l2(void)
-{
-	uint64_t pat, before;
-	int n = 0;
-
-	enter_l2();
-	before = read_pat(L2);
-	while ((pat = next_invalid_pat(&n))) {
-		TEST_ASSERT_EQ(guest_call(L2, op_write_pat, pat), GP_VECTOR);
-		TEST_ASSERT_EQ(read_pat(L2), before);
-	}
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT);
-}
+#include "svm_nested_pat.h"
 
 /* ---- Without nested NPT ---- */
 
@@ -314,6 +59,22 @@ TEST_F(npt_off, vmcb12_g_pat_is_ignored)
 	TEST_ASSERT_EQ(vmcb12->save.g_pat, INVALID_PAT);
 }
 
+static void test_invalid_write_from_l2(void)
+{
+	uint64_t pat, before;
+	int n = 0;
+
+	enter_l2();
+	before = read_pat(L2);
+	while ((pat = next_invalid_pat(&n))) {
+		TEST_ASSERT_EQ(guest_call(L2, op_write_pat, pat), GP_VECTOR);
+		TEST_ASSERT_EQ(read_pat(L2), before);
+	}
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
+	TEST_ASSERT_EQ(read_pat(L1), HPAT);
+}
+
 TEST_F(npt_off, invalid_write_from_l2_faults)
 {
 	test_invalid_write_from_l2();
@@ -322,11 +83,30 @@ TEST_F(npt_off, invalid_write_from_l2_faults)
 TEST_F(npt_off, host_write_reaches_l2)
 {
 	enter_l2();
-	vcpu_set_msr(vcpu, MSR_IA32_CR_PAT, HPAT_2);
-	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT_2);
+	host_writes_hpat(HPAT_2);
 	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
 	exit_l2();
 	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
+}
+
+TEST_F(npt_off, header_gpat_is_neither_saved_nor_used)
+{
+	struct kvm_x86_state *state;
+
+	enter_l2();
+	assert_no_gpat_saved();
+
+	state = vcpu_save_state(vcpu);
+	set_hdr_gpat(state, INVALID_PAT);
+	TEST_ASSERT_EQ(set_nested_state(state), 0);
+	set_hdr_gpat(state, GPAT);
+	TEST_ASSERT_EQ(set_nested_state(state), 0);
+	kvm_x86_state_cleanup(state);
+
+	assert_no_gpat_saved();
+	TEST_ASSERT_EQ(read_pat(L2), HPAT);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
 }
 
 /* ---- With nested NPT ---- */
@@ -389,14 +169,14 @@ TEST_F(npt_on, npt_switched_off_and_on)
 	TEST_ASSERT_EQ(read_pat(L2), GPAT);
 	exit_l2();
 
-	set_npt(false);
+	set_npt(vmcb12, false);
 	enter_l2();
 	TEST_ASSERT_EQ(read_pat(L2), HPAT);
 	write_pat(L2, HPAT_2);
 	exit_l2();
 	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
 
-	set_npt(true);
+	set_npt(vmcb12, true);
 	enter_l2();
 	TEST_ASSERT_EQ(read_pat(L2), GPAT);
 	exit_l2();
@@ -415,12 +195,55 @@ TEST_F(npt_on, host_accesses_hpat)
 	write_pat(L2, GPAT_2);
 	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT);
 
-	vcpu_set_msr(vcpu, MSR_IA32_CR_PAT, HPAT_2);
+	host_writes_hpat(HPAT_2);
 	TEST_ASSERT_EQ(_vcpu_set_msr(vcpu, MSR_IA32_CR_PAT, INVALID_PAT), 0);
 	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT_2);
 	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
 	exit_l2();
 	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT_2);
+	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
+}
+
+/* To userspace that gets L2's accesses, KVM_{GET,SET}_MSRS are of no use. */
+TEST_F(npt_on, msr_filter_leaves_gpat_alone)
+{
+	uint8_t deny_all = 0;
+	struct kvm_msr_filter filter = {
+		.flags = KVM_MSR_FILTER_DEFAULT_ALLOW,
+		.ranges[0] = {
+			.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
+			.base = MSR_IA32_CR_PAT,
+			.nmsrs = 1,
+			.bitmap = &deny_all,
+		},
+	}, no_filter = {};
+
+	vm_enable_cap(vm, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER);
+	enter_l2();
+	vm_ioctl(vm, KVM_X86_SET_MSR_FILTER, &filter);
+
+	set_guest_op(op_read_pat, 0);
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_X86_RDMSR);
+	TEST_ASSERT_EQ(vcpu->run->msr.index, MSR_IA32_CR_PAT);
+	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT);
+	vcpu->run->msr.data = GPAT;
+	TEST_ASSERT_EQ(run_until_report(L2), GPAT);
+
+	set_guest_op(op_write_pat, HPAT_2);
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_X86_WRMSR);
+	TEST_ASSERT_EQ(vcpu->run->msr.index, MSR_IA32_CR_PAT);
+	TEST_ASSERT_EQ(vcpu->run->msr.data, HPAT_2);
+	host_writes_hpat(HPAT_2);
+	vcpu->run->msr.error = 1;
+	TEST_ASSERT_EQ(run_until_report(L2), GP_VECTOR);
+	assert_gpat_saved(GPAT);
+
+	vm_ioctl(vm, KVM_X86_SET_MSR_FILTER, &no_filter);
+	TEST_ASSERT_EQ(read_pat(L2), GPAT);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
 	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
 }
 
@@ -472,8 +295,124 @@ TEST_F(npt_on, garbage_in_header_is_legacy_state)
 		assert_no_gpat_saved();
 		TEST_ASSERT_EQ(read_pat(L2), HPAT);
 		exit_l2();
-		vmcb12->save.g_pat = GPAT;
 	}
+}
+
+/* ---- SMM ---- */
+
+FIXTURE(smm) { };
+
+FIXTURE_VARIANT(smm)
+{
+	bool npt;
+};
+
+FIXTURE_VARIANT_ADD(smm, npt_off) { .npt = false };
+FIXTURE_VARIANT_ADD(smm, npt_on) { .npt = true };
+
+FIXTURE_SETUP(smm)
+{
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "no SMM (CONFIG_KVM_SMM)");
+	if (variant->npt && !kvm_cpu_has(X86_FEATURE_NPT))
+		SKIP(return, "nested NPT is off (kvm_amd.npt=0)");
+
+	create_vm_with_smm(variant->npt);
+}
+
+FIXTURE_TEARDOWN(smm)
+{
+	kvm_vm_free(vm);
+}
+
+/* Has L2 write a PAT and checks where it went, from SMM, from L2 and from L1. */
+static void test_smi_and_rsm(bool npt, void (*in_smm)(void))
+{
+	uint64_t hpat = npt ? HPAT : GPAT_2, gpat = npt ? GPAT_2 : GPAT;
+
+	enter_l2();
+	write_pat(L2, GPAT_2);
+
+	TEST_ASSERT_EQ(smi(), hpat);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, gpat);
+	assert_no_gpat_saved();
+	in_smm();
+	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), hpat);
+
+	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, gpat);
+	TEST_ASSERT_EQ(read_pat(L1), hpat);
+}
+
+static void do_nothing(void)
+{
+}
+
+static void save_and_restore_msrs_first(void)
+{
+	save_and_restore(false);
+}
+
+static void save_and_restore_msrs_last(void)
+{
+	save_and_restore(true);
+}
+
+TEST_F(smm, smi_and_rsm_keep_pats)
+{
+	test_smi_and_rsm(variant->npt, do_nothing);
+}
+
+TEST_F(smm, restore_in_smm_msrs_first)
+{
+	test_smi_and_rsm(variant->npt, save_and_restore_msrs_first);
+}
+
+TEST_F(smm, restore_in_smm_msrs_last)
+{
+	test_smi_and_rsm(variant->npt, save_and_restore_msrs_last);
+}
+
+TEST_F(smm, rsm_loads_g_pat_again)
+{
+	enter_l2();
+	smi();
+	vmcb12->save.g_pat = HPAT_2;
+	TEST_ASSERT_EQ(read_pat(L2), variant->npt ? HPAT_2 : HPAT);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, HPAT_2);
+	TEST_ASSERT_EQ(read_pat(L1), HPAT);
+}
+
+/* A failed RSM is a shutdown; without NPT an invalid g_pat is no failure. */
+TEST_F(smm, rsm_does_not_run_invalid_g_pat)
+{
+	enter_l2();
+	smi();
+	vmcb12->save.g_pat = INVALID_PAT;
+
+	if (!variant->npt) {
+		TEST_ASSERT_EQ(read_pat(L2), HPAT);
+		return;
+	}
+
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_SHUTDOWN);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, INVALID_PAT);
+	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT);
+}
+
+TEST_F(smm, state_without_gpat)
+{
+	enter_l2();
+	save_and_restore_vmcb_pa_only(false);
+	TEST_ASSERT_EQ(smi(), HPAT);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
+	TEST_ASSERT_EQ(read_pat(L2), variant->npt ? GPAT : HPAT);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
+	TEST_ASSERT_EQ(read_pat(L1), HPAT);
 }
 
 /* ---- Save and restore ---- */
@@ -494,6 +433,7 @@ FIXTURE_SETUP(restore)
 		SKIP(return, "nested NPT is off (kvm_amd.npt=0)");
 
 	create_vm(true);
+	write_pat(L1, HPAT_2);
 }
 
 FIXTURE_TEARDOWN(restore)
@@ -503,7 +443,6 @@ FIXTURE_TEARDOWN(restore)
 
 TEST_F(restore, both_pats_survive)
 {
-	write_pat(L1, HPAT_2);
 	assert_no_gpat_saved();
 
 	enter_l2();
@@ -528,59 +467,334 @@ TEST_F(restore, both_pats_survive)
 	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
 }
 
-/* Restores an L2 whose gPAT was not saved, while hPAT was HPAT_2. */
-static void restore_legacy_state(bool msrs_last)
+TEST_F(restore, shared_pat_survives_without_npt)
 {
-	struct kvm_x86_state *state;
-
-	write_pat(L1, HPAT_2);
+	set_npt(vmcb12, false);
 	enter_l2();
-	state = vcpu_save_state(vcpu);
-	drop_gpat(state);
-	recreate_and_load(state, msrs_last);
-	kvm_x86_state_cleanup(state);
-}
-
-TEST_F(restore, legacy_l2_gets_hpat_and_then_its_own)
-{
-	restore_legacy_state(variant->msrs_last);
-	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
-	assert_gpat_saved(HPAT_2);
-
 	write_pat(L2, GPAT_2);
-	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT_2);
-	vcpu_set_msr(vcpu, MSR_IA32_CR_PAT, HPAT);
-	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT_2);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT);
-}
-
-TEST_F(restore, legacy_state_saved_again_is_legacy)
-{
-	restore_legacy_state(variant->msrs_last);
 	assert_no_gpat_saved();
 	save_and_restore(variant->msrs_last);
+	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
+	exit_l2();
 	assert_no_gpat_saved();
-	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
+	TEST_ASSERT_EQ(read_pat(L1), GPAT_2);
 }
 
-TEST_F(restore, legacy_state_ends_when_the_vcpu_runs)
+/* What L2 wrote before its last #VMEXIT is only away for a while. */
+TEST_F(restore, vmm_that_keeps_vmcb_pa_only)
 {
-	restore_legacy_state(variant->msrs_last);
-
-	/* Does not run the guest, thus restore may still be under way. */
-	vcpu_run_complete_io(vcpu);
-	assert_no_gpat_saved();
-	vcpu_set_msr(vcpu, MSR_IA32_CR_PAT, GPAT);
-	assert_no_gpat_saved();
-
-	TEST_ASSERT_EQ(read_pat(L2), GPAT);
-	assert_gpat_saved(GPAT);
-	vcpu_set_msr(vcpu, MSR_IA32_CR_PAT, HPAT);
-	TEST_ASSERT_EQ(read_pat(L2), GPAT);
+	enter_l2();
+	write_pat(L2, GPAT_2);
 	exit_l2();
+
+	enter_l2();
+	write_pat(L2, HPAT);
+	save_and_restore_vmcb_pa_only(variant->msrs_last);
+	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT_2);
+	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
+
+	enter_l2();
+	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
+	assert_gpat_saved(GPAT_2);
+}
+
+/* ---- Legacy state: L2 did not run yet, hPAT is HPAT_2, vmcb12.g_pat is GPAT ---- */
+
+static struct kvm_x86_state *legacy;
+
+FIXTURE(legacy) { };
+
+FIXTURE_VARIANT(legacy)
+{
+	bool msrs_last;
+};
+
+FIXTURE_VARIANT_ADD(legacy, msrs_first) { .msrs_last = false };
+FIXTURE_VARIANT_ADD(legacy, msrs_last) { .msrs_last = true };
+
+FIXTURE_SETUP(legacy)
+{
+	if (!kvm_cpu_has(X86_FEATURE_NPT))
+		SKIP(return, "nested NPT is off (kvm_amd.npt=0)");
+
+	create_vm(true);
+	write_pat(L1, HPAT_2);
+	enter_l2();
+	save_and_restore_vmcb_pa_only(variant->msrs_last);
+	legacy = vcpu_save_state(vcpu);
+}
+
+FIXTURE_TEARDOWN(legacy)
+{
+	kvm_x86_state_cleanup(legacy);
+	kvm_vm_free(vm);
+}
+
+/* L2 has a gPAT of its own, out of the host's reach. */
+static void assert_gpat_is_independent(uint64_t gpat)
+{
+	assert_gpat_saved(gpat);
+	host_writes_hpat(HPAT);
+	assert_gpat_saved(gpat);
+	TEST_ASSERT_EQ(read_pat(L2), gpat);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, gpat);
 	TEST_ASSERT_EQ(read_pat(L1), HPAT);
+}
+
+TEST_F(legacy, gpat_is_hpat)
+{
+	assert_no_gpat_saved();
+	host_writes_hpat(GPAT_2);
+	host_writes_hpat(HPAT);
+	TEST_ASSERT_EQ(read_pat(L2), HPAT);
+	assert_no_gpat_saved();
+	host_writes_hpat(HPAT_2);
+	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
+	assert_no_gpat_saved();
+}
+
+TEST_F(legacy, saved_again_is_legacy)
+{
+	save_and_restore(variant->msrs_last);
+	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
+	save_and_restore(variant->msrs_last);
+	assert_no_gpat_saved();
+	host_writes_hpat(HPAT);
+	TEST_ASSERT_EQ(read_pat(L2), HPAT);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
+}
+
+TEST_F(legacy, rejected_state_changes_nothing)
+{
+	set_hdr_gpat(legacy, INVALID_PAT);
+	TEST_ASSERT_EQ(set_nested_state(legacy), EINVAL);
+	assert_no_gpat_saved();
+	host_writes_hpat(HPAT);
+	TEST_ASSERT_EQ(read_pat(L2), HPAT);
+}
+
+TEST_F(legacy, ends_when_l2_writes)
+{
+	TEST_ASSERT_EQ(guest_call(L2, op_write_pat, INVALID_PAT), GP_VECTOR);
+	assert_no_gpat_saved();
+	write_pat(L2, GPAT_2);
+	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT_2);
+	assert_gpat_is_independent(GPAT_2);
+}
+
+TEST_F(legacy, ends_with_state_that_has_gpat)
+{
+	set_hdr_gpat(legacy, GPAT_2);
+	TEST_ASSERT_EQ(set_nested_state(legacy), 0);
+	assert_gpat_is_independent(GPAT_2);
+}
+
+TEST_F(legacy, begins_anew_with_legacy_state)
+{
+	write_pat(L2, GPAT_2);
+	vcpu_run_complete_io(vcpu);
+	TEST_ASSERT_EQ(set_nested_state(legacy), 0);
+	assert_no_gpat_saved();
+	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
+}
+
+/* Without NPT there is one PAT, whatever vmcb02.g_pat was until now. */
+TEST_F(legacy, ends_with_state_without_npt)
+{
+	set_npt(saved_vmcb(legacy), false);
+	set_hdr_gpat(legacy, GPAT_2);
+	TEST_ASSERT_EQ(set_nested_state(legacy), 0);
+	assert_no_gpat_saved();
+
+	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
+	host_writes_hpat(HPAT);
+	TEST_ASSERT_EQ(read_pat(L2), HPAT);
+	write_pat(L2, GPAT_2);
+	exit_l2();
+	TEST_ASSERT_EQ(read_pat(L1), GPAT_2);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
+}
+
+TEST_F(legacy, state_with_npt_on_off_and_on)
+{
+	set_hdr_gpat(legacy, GPAT_2);
+	TEST_ASSERT_EQ(set_nested_state(legacy), 0);
+	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
+	vcpu_run_complete_io(vcpu);
+
+	set_npt(saved_vmcb(legacy), false);
+	TEST_ASSERT_EQ(set_nested_state(legacy), 0);
+	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
+	vcpu_run_complete_io(vcpu);
+
+	set_npt(saved_vmcb(legacy), true);
+	TEST_ASSERT_EQ(set_nested_state(legacy), 0);
+	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
+	assert_gpat_is_independent(GPAT_2);
+}
+
+/* ---- Ways out of L2: only #VMEXIT saves gPAT, all of them end legacy state ---- */
+
+static void leave_by_vmexit(void)
+{
+	exit_l2();
+}
+
+/* L1 intercepts INIT, or INIT resets the vCPU. */
+static void leave_by_init(void)
+{
+	struct kvm_mp_state mp_state;
+
+	change_events(pend_init);
+	vcpu_mp_state_get(vcpu, &mp_state);	/* lets KVM accept INIT */
+	change_events(unpend_init);
+}
+
+static void set_svme(bool on)
+{
+	struct kvm_sregs sregs;
+
+	vcpu_sregs_get(vcpu, &sregs);
+	sregs.efer = on ? sregs.efer | EFER_SVME : sregs.efer & ~EFER_SVME;
+	vcpu_sregs_set(vcpu, &sregs);
+}
+
+/* Clearing SVME frees vmcb02, what the host writes must not go there. */
+static void leave_by_clearing_svme(void)
+{
+	set_svme(false);
+	host_writes_hpat(HPAT);
+	host_writes_hpat(HPAT_2);
+	set_svme(true);
+}
+
+static void enter_smm(struct kvm_vcpu_events *events)
+{
+	events->smi.smm = 1;
+}
+
+static void leave_smm(struct kvm_vcpu_events *events)
+{
+	events->smi.smm = 0;
+}
+
+static void leave_by_toggling_smm(void)
+{
+	change_events(enter_smm);
+	host_writes_hpat(HPAT);
+	host_writes_hpat(HPAT_2);
+	change_events(leave_smm);
+}
+
+static void leave_by_setting_state(void)
+{
+	struct kvm_nested_state outside = {
+		.flags = KVM_STATE_NESTED_GIF_SET,
+		.format = KVM_STATE_NESTED_FORMAT_SVM,
+		.size = sizeof(outside),
+	};
+
+	vcpu_nested_state_set(vcpu, &outside);
+}
+
+static struct kvm_sregs l1_sregs;
+static uint8_t l1_stack[PAGE_SIZE] __aligned(PAGE_SIZE);
+
+static void l1_guest_anew(void)
+{
+	guest_serve(L1);
+}
+
+/* Whoever ran before, now L1 does. */
+static void restart_l1(void)
+{
+	struct kvm_regs regs = {
+		.rip = (uint64_t)l1_guest_anew,
+		.rsp = (uint64_t)l1_stack + sizeof(l1_stack) - 8,
+		.rflags = X86_EFLAGS_FIXED,
+	};
+
+	vcpu_sregs_set(vcpu, &l1_sregs);
+	vcpu_regs_set(vcpu, &regs);
+	run_until_report(L1);
+}
+
+FIXTURE(leave) { };
+
+FIXTURE_VARIANT(leave)
+{
+	void (*how)(void);
+	bool is_vmexit;
+	uint64_t intercept;
+};
+
+FIXTURE_VARIANT_ADD(leave, vmexit) {
+	.how = leave_by_vmexit,
+	.is_vmexit = true,
+};
+
+FIXTURE_VARIANT_ADD(leave, init_that_l1_intercepts) {
+	.how = leave_by_init,
+	.is_vmexit = true,
+	.intercept = BIT_ULL(INTERCEPT_INIT),
+};
+
+FIXTURE_VARIANT_ADD(leave, init) { .how = leave_by_init };
+FIXTURE_VARIANT_ADD(leave, svme_cleared) { .how = leave_by_clearing_svme };
+FIXTURE_VARIANT_ADD(leave, smm_toggled) { .how = leave_by_toggling_smm };
+FIXTURE_VARIANT_ADD(leave, state_outside_guest_mode) { .how = leave_by_setting_state };
+
+FIXTURE_SETUP(leave)
+{
+	if (!kvm_cpu_has(X86_FEATURE_NPT))
+		SKIP(return, "nested NPT is off (kvm_amd.npt=0)");
+
+	create_vm(true);
+	write_pat(L1, HPAT_2);
+	vcpu_sregs_get(vcpu, &l1_sregs);
+	vmcb12->control.intercept |= variant->intercept;
+	enter_l2();
+}
+
+FIXTURE_TEARDOWN(leave)
+{
+	kvm_vm_free(vm);
+}
+
+/* After it, vmcb12.g_pat has to be @g_pat, and what the next VMRUN loads. */
+static void test_leave(void (*how)(void), uint64_t g_pat)
+{
+	how();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, g_pat);
+	assert_no_gpat_saved();
+	host_writes_hpat(HPAT);
+	host_writes_hpat(HPAT_2);
+
+	restart_l1();
+	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
+	enter_l2();
+	TEST_ASSERT_EQ(read_pat(L2), g_pat);
+	assert_gpat_is_independent(g_pat);
+}
+
+TEST_F(leave, with_gpat)
+{
+	write_pat(L2, GPAT_2);
+	vcpu_run_complete_io(vcpu);
+	test_leave(variant->how, variant->is_vmexit ? GPAT_2 : GPAT);
+}
+
+TEST_F(leave, with_legacy_state)
+{
+	save_and_restore_vmcb_pa_only(false);
+	test_leave(variant->how, GPAT);
 }
 
 int main(int argc, char *argv[])

@@ -1,11 +1,39 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * More of what svm_nested_pat_test.c tests: series of VMRUNs, clean bits, and
- * an L1 that intercepts IA32_PAT.
+ * More of what svm_nested_pat_test.c tests: series of VMRUNs, clean bits, entries
+ * that fail, an L1 that intercepts IA32_PAT, and accesses that KVM emulates.
  */
+#include "kvm_test_harness.h"
 #include "svm_nested_pat.h"
 
 #define VMCB_CLEAN_NPT	BIT(4)		/* covers NP_ENABLE, nCR3 and G_PAT */
+
+FIXTURE(npt_off) { };
+
+FIXTURE_SETUP(npt_off)
+{
+	create_vm(false);
+}
+
+FIXTURE_TEARDOWN(npt_off)
+{
+	kvm_vm_free(vm);
+}
+
+FIXTURE(npt_on) { };
+
+FIXTURE_SETUP(npt_on)
+{
+	if (!kvm_cpu_has(X86_FEATURE_NPT))
+		SKIP(return, "nested NPT is off (kvm_amd.npt=0)");
+
+	create_vm(true);
+}
+
+FIXTURE_TEARDOWN(npt_on)
+{
+	kvm_vm_free(vm);
+}
 
 TEST_F(npt_on, many_vmruns)
 {
@@ -34,10 +62,10 @@ static void assert_vmrun_rejects_invalid_g_pat(void)
 /* Whatever KVM may remember of the L2 that ran before, with hPAT or with gPAT. */
 TEST_F(npt_on, vmrun_rejects_invalid_g_pat_after_l2_ran)
 {
-	set_npt(false);
+	set_npt(vmcb12, false);
 	enter_l2();
 	exit_l2();
-	set_npt(true);
+	set_npt(vmcb12, true);
 	assert_vmrun_rejects_invalid_g_pat();
 
 	enter_l2();
@@ -227,4 +255,77 @@ TEST_F(npt_off, intercepted_access_exits_to_l1)
 TEST_F(npt_on, intercepted_access_exits_to_l1)
 {
 	test_intercepted_access();
+}
+
+/*
+ * An entry that fails after the consistency checks, here for an MSR bitmap in
+ * memory that is not there, is a #VMEXIT as well.
+ */
+TEST_F(npt_on, failed_entry_leaves_both_pats_alone)
+{
+	uint64_t msrpm = vmcb12->control.msrpm_base_pa;
+
+	vmcb12->control.msrpm_base_pa = 1ull << 32;
+	vmcb12->control.intercept |= BIT_ULL(INTERCEPT_MSR_PROT);
+	TEST_ASSERT_EQ(guest_call(L1, op_vmrun, l1_svm), (uint32_t)SVM_EXIT_ERR);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
+	TEST_ASSERT_EQ(read_pat(L1), HPAT);
+
+	vmcb12->control.msrpm_base_pa = msrpm;
+	enter_l2();
+	TEST_ASSERT_EQ(read_pat(L2), GPAT);
+}
+
+static uint64_t op_read_pat_emulated(uint64_t unused)
+{
+	uint64_t pat;
+
+	GUEST_ASSERT_EQ(rdmsr_safe_fep(MSR_IA32_CR_PAT, &pat), 0);
+
+	return pat;
+}
+
+static uint64_t op_write_pat_emulated(uint64_t pat)
+{
+	uint64_t error_code;
+
+	return kvm_asm_safe_ec_fep("wrmsr", error_code, "a"((uint32_t)pat),
+				   "d"(pat >> 32), "c"(MSR_IA32_CR_PAT));
+}
+
+static void test_emulated_accesses(bool npt)
+{
+	enter_l2();
+	TEST_ASSERT_EQ(guest_call(L2, op_read_pat_emulated, 0), npt ? GPAT : HPAT);
+	TEST_ASSERT_EQ(guest_call(L2, op_write_pat_emulated, INVALID_PAT), GP_VECTOR);
+	TEST_ASSERT_EQ(guest_call(L2, op_write_pat_emulated, GPAT_2), 0);
+	TEST_ASSERT_EQ(guest_call(L2, op_read_pat_emulated, 0), GPAT_2);
+	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
+	exit_l2();
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, npt ? GPAT_2 : GPAT);
+	TEST_ASSERT_EQ(guest_call(L1, op_read_pat_emulated, 0), npt ? HPAT : GPAT_2);
+}
+
+TEST_F(npt_on, emulated_accesses_from_l2)
+{
+	if (!kvm_is_forced_emulation_enabled())
+		SKIP(return, "no forced emulation (kvm.force_emulation_prefix=1)");
+
+	test_emulated_accesses(true);
+}
+
+TEST_F(npt_off, emulated_accesses_from_l2)
+{
+	if (!kvm_is_forced_emulation_enabled())
+		SKIP(return, "no forced emulation (kvm.force_emulation_prefix=1)");
+
+	test_emulated_accesses(false);
+}
+
+int main(int argc, char *argv[])
+{
+	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_SVM));
+	TEST_REQUIRE(kvm_has_cap(KVM_CAP_NESTED_STATE));
+
+	return test_harness_run(argc, argv);
 }

@@ -794,6 +794,7 @@ TEST_F(leave, with_gpat)
 TEST_F(leave, with_legacy_state)
 {
 	save_and_restore_vmcb_pa_only(false);
+	assert_no_gpat_saved();
 	test_leave(variant->how, GPAT);
 }
 

@@ -239,9 +239,9 @@ codename()
 	sed -n 's/^VERSION_CODENAME=//p' /etc/os-release 2>/dev/null | tr -d '"'
 }
 
-# apt_conf DIR SUITE [own]: write DIR/apt.conf, with which apt-get sees SUITE as
-# the machine's own archive has it (and with "own" the machine's suites, too), on
-# lists and a cache of its own in DIR. Where that is comes from the machine's apt
+# apt_conf DIR SUITE [own|source]: write DIR/apt.conf, with which apt-get sees SUITE
+# as the machine's own archive has it (with "own" the machine's suites, too, with
+# "source" SUITE's source packages), on lists and a cache of its own in DIR. Where that is comes from the machine's apt
 # configuration. Dir::State::status is DIR/status, if the caller has put it there.
 # Fails if apt knows no archive of this release.
 apt_conf()
@@ -253,11 +253,12 @@ apt_conf()
 	mkdir -p "$1/lists/partial" "$1/cache/archives/partial"
 	# shellcheck disable=SC2016
 	apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
-	awk -v c="$(codename)" -v k="$keyring" -v suite="$2" -v own="${3-}" '
+	awk -v c="$(codename)" -v k="$keyring" -v suite="$2" -v more="${3-}" '
+		BEGIN { type = more == "source" ? "deb-src " : "deb " }
 		c == "" { next }
-		$2 == c && suite !~ /-security$/ { print "deb " k $1, suite, $3 }
-		$2 == c "-security" && suite ~ /-security$/ { print "deb " k $1, suite, $3 }
-		own == "" { next }
+		$2 == c && suite !~ /-security$/ { print type k $1, suite, $3 }
+		$2 == c "-security" && suite ~ /-security$/ { print type k $1, suite, $3 }
+		more != "own" { next }
 		$2 == c || $2 == c "-updates" || $2 == c "-security" { print "deb " k $0 }
 	' | awk '!seen[$0]++' >"$1/sources.list"
 	[ -s "$1/sources.list" ] || return 1
@@ -280,15 +281,17 @@ apt_conf()
 	END
 }
 
-# unpack_source DEB PACKAGE DIR ARGUMENT...: the kernel that is in a linux-source
-# package, without its top directory; ARGUMENTs are for tar. Debian's archive has
-# many blocks, all CPUs unpack.
+# unpack_source FILE PACKAGE DIR ARGUMENT...: the kernel that is in a linux-source
+# package or in a tarball, without its top directory; ARGUMENTs are for tar. Debian's
+# archive has many blocks, all CPUs unpack.
 unpack_source()
 {
 	u_deb=$1 u_package=$2 u_dir=$3
 	shift 3
-	dpkg-deb --fsys-tarfile "$u_deb" |
-	tar -xOf - "./usr/src/$u_package.tar.xz" |
+	case $u_deb in
+	*.deb) dpkg-deb --fsys-tarfile "$u_deb" | tar -xOf - "./usr/src/$u_package.tar.xz";;
+	*) cat "$u_deb";;
+	esac |
 	tar -x -I 'xz -d -T0' -C "$u_dir" --strip-components=1 "$@"
 }
 

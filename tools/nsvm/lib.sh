@@ -23,8 +23,6 @@ top=$(cd "$lib/../.." && pwd)
 build=${NSVM_BUILD:-$top/build}
 patches=${NSVM_PATCHES:-$top/patches}
 overlay=$top/tools/testing/selftests/kvm/x86
-# What older selftest libraries lack, see series_files
-bridge=$top/tools/testing/selftests/kvm/x86_64/kvm_test_harness.h
 
 # What the make or the git that called us left behind is not for the make and
 # the git that we call.
@@ -299,11 +297,13 @@ unpack_source()
 
 lock()
 {
-	[ "${NSVM_LOCKED-}" != "$b" ] || return 0
+	case :${NSVM_LOCKED-}: in
+	*":$b:"*) return 0;;
+	esac
 	mkdir -p "$b" || die "cannot write $(rel "$b")"
 	exec 9>"$b/.lock"
 	flock -n 9 || die "another run is at work in $(rel "$b"): wait for it to end"
-	NSVM_LOCKED=$b
+	NSVM_LOCKED=${NSVM_LOCKED:+$NSVM_LOCKED:}$b
 	export NSVM_LOCKED
 }
 
@@ -391,13 +391,6 @@ neighbours="svm_vmcall_test svm_nested_shutdown_test svm_nested_soft_inject_test
 svm_int_ctl_test nested_exceptions_test hyperv_svm_test state_test smm_test
 set_sregs_test triple_fault_event_test"
 
-# Is the selftest library of the base one from before 6.9?
-old_library()
-{
-	g cat-file -e base:tools/testing/selftests/kvm/Makefile 2>/dev/null &&
-	! g cat-file -e base:tools/testing/selftests/kvm/include/kvm_test_harness.h 2>/dev/null
-}
-
 # Does the base have gPAT, and a svm_nested_pat_test, already? BASE says so. Then
 # that test, as the series changes it in the tree, is the PAT test, those of the
 # overlay are not used, and the series is no port of the first base's.
@@ -406,21 +399,23 @@ own_pat_test()
 	[ "$(base_key tests)" = own ]
 }
 
-# series_files: those files of the overlay that the series adds. A base whose
-# library has no kvm_test_harness.h gets one that makes up for what is missing.
+# The base whose selftests run on this one: its own, or with "tests: <base>" those
+# of a newer kernel, as stable kernels are tested.  The series then adds no test.
+tests_base()
+{
+	case $(base_key tests) in
+	''|own) echo "$NSVM_BASE";;
+	*) base_key tests;;
+	esac
+}
+
+# series_files: those files of the overlay that the series adds
 series_files()
 {
-	! own_pat_test || return 0
+	[ -z "$(base_key tests)" ] || return 0
 	for f in svm_nested_pat.h svm_nested_pat_test.c; do
 		[ ! -f "$overlay/$f" ] || echo "$overlay/$f"
 	done
-	[ ! -f "$bridge" ] || ! old_library || echo "$bridge"
-}
-
-# quiet_tests: those that print nothing if all is well, as that library has it
-quiet_tests()
-{
-	! old_library || echo "$neighbours" | tr '\n' ' '
 }
 
 pat_tests()

@@ -23,8 +23,6 @@ top=$(cd "$lib/../.." && pwd)
 build=${NSVM_BUILD:-$top/build}
 patches=${NSVM_PATCHES:-$top/patches}
 overlay=$top/tools/testing/selftests/kvm/x86
-# What older selftest libraries lack, see series_files
-bridge=$top/tools/testing/selftests/kvm/x86_64/kvm_test_harness.h
 
 # What the make or the git that called us left behind is not for the make and
 # the git that we call.
@@ -239,9 +237,9 @@ codename()
 	sed -n 's/^VERSION_CODENAME=//p' /etc/os-release 2>/dev/null | tr -d '"'
 }
 
-# apt_conf DIR SUITE [own]: write DIR/apt.conf, with which apt-get sees SUITE as
-# the machine's own archive has it (and with "own" the machine's suites, too), on
-# lists and a cache of its own in DIR. Where that is comes from the machine's apt
+# apt_conf DIR SUITE [own|source]: write DIR/apt.conf, with which apt-get sees SUITE
+# as the machine's own archive has it (with "own" the machine's suites, too, with
+# "source" SUITE's source packages), on lists and a cache of its own in DIR. Where that is comes from the machine's apt
 # configuration. Dir::State::status is DIR/status, if the caller has put it there.
 # Fails if apt knows no archive of this release.
 apt_conf()
@@ -253,11 +251,12 @@ apt_conf()
 	mkdir -p "$1/lists/partial" "$1/cache/archives/partial"
 	# shellcheck disable=SC2016
 	apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
-	awk -v c="$(codename)" -v k="$keyring" -v suite="$2" -v own="${3-}" '
+	awk -v c="$(codename)" -v k="$keyring" -v suite="$2" -v more="${3-}" '
+		BEGIN { type = more == "source" ? "deb-src " : "deb " }
 		c == "" { next }
-		$2 == c && suite !~ /-security$/ { print "deb " k $1, suite, $3 }
-		$2 == c "-security" && suite ~ /-security$/ { print "deb " k $1, suite, $3 }
-		own == "" { next }
+		$2 == c && suite !~ /-security$/ { print type k $1, suite, $3 }
+		$2 == c "-security" && suite ~ /-security$/ { print type k $1, suite, $3 }
+		more != "own" { next }
 		$2 == c || $2 == c "-updates" || $2 == c "-security" { print "deb " k $0 }
 	' | awk '!seen[$0]++' >"$1/sources.list"
 	[ -s "$1/sources.list" ] || return 1
@@ -280,15 +279,17 @@ apt_conf()
 	END
 }
 
-# unpack_source DEB PACKAGE DIR ARGUMENT...: the kernel that is in a linux-source
-# package, without its top directory; ARGUMENTs are for tar. Debian's archive has
-# many blocks, all CPUs unpack.
+# unpack_source FILE PACKAGE DIR ARGUMENT...: the kernel that is in a linux-source
+# package or in a tarball, without its top directory; ARGUMENTs are for tar. Debian's
+# archive has many blocks, all CPUs unpack.
 unpack_source()
 {
 	u_deb=$1 u_package=$2 u_dir=$3
 	shift 3
-	dpkg-deb --fsys-tarfile "$u_deb" |
-	tar -xOf - "./usr/src/$u_package.tar.xz" |
+	case $u_deb in
+	*.deb) dpkg-deb --fsys-tarfile "$u_deb" | tar -xOf - "./usr/src/$u_package.tar.xz";;
+	*) cat "$u_deb";;
+	esac |
 	tar -x -I 'xz -d -T0' -C "$u_dir" --strip-components=1 "$@"
 }
 
@@ -296,11 +297,13 @@ unpack_source()
 
 lock()
 {
-	[ "${NSVM_LOCKED-}" != "$b" ] || return 0
+	case :${NSVM_LOCKED-}: in
+	*":$b:"*) return 0;;
+	esac
 	mkdir -p "$b" || die "cannot write $(rel "$b")"
 	exec 9>"$b/.lock"
 	flock -n 9 || die "another run is at work in $(rel "$b"): wait for it to end"
-	NSVM_LOCKED=$b
+	NSVM_LOCKED=${NSVM_LOCKED:+$NSVM_LOCKED:}$b
 	export NSVM_LOCKED
 }
 
@@ -388,13 +391,6 @@ neighbours="svm_vmcall_test svm_nested_shutdown_test svm_nested_soft_inject_test
 svm_int_ctl_test nested_exceptions_test hyperv_svm_test state_test smm_test
 set_sregs_test triple_fault_event_test"
 
-# Is the selftest library of the base one from before 6.9?
-old_library()
-{
-	g cat-file -e base:tools/testing/selftests/kvm/Makefile 2>/dev/null &&
-	! g cat-file -e base:tools/testing/selftests/kvm/include/kvm_test_harness.h 2>/dev/null
-}
-
 # Does the base have gPAT, and a svm_nested_pat_test, already? BASE says so. Then
 # that test, as the series changes it in the tree, is the PAT test, those of the
 # overlay are not used, and the series is no port of the first base's.
@@ -403,21 +399,23 @@ own_pat_test()
 	[ "$(base_key tests)" = own ]
 }
 
-# series_files: those files of the overlay that the series adds. A base whose
-# library has no kvm_test_harness.h gets one that makes up for what is missing.
+# The base whose selftests run on this one: its own, or with "tests: <base>" those
+# of a newer kernel, as stable kernels are tested.  The series then adds no test.
+tests_base()
+{
+	case $(base_key tests) in
+	''|own) echo "$NSVM_BASE";;
+	*) base_key tests;;
+	esac
+}
+
+# series_files: those files of the overlay that the series adds
 series_files()
 {
-	! own_pat_test || return 0
+	[ -z "$(base_key tests)" ] || return 0
 	for f in svm_nested_pat.h svm_nested_pat_test.c; do
 		[ ! -f "$overlay/$f" ] || echo "$overlay/$f"
 	done
-	[ ! -f "$bridge" ] || ! old_library || echo "$bridge"
-}
-
-# quiet_tests: those that print nothing if all is well, as that library has it
-quiet_tests()
-{
-	! old_library || echo "$neighbours" | tr '\n' ' '
 }
 
 pat_tests()

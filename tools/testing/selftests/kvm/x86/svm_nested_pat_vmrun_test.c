@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * More of what svm_nested_pat_test.c tests: series of VMRUNs, clean bits, entries
- * that fail, an L1 that intercepts IA32_PAT, and accesses that KVM emulates.
+ * that fail, RSM among them, an L1 that intercepts IA32_PAT, and accesses that
+ * KVM emulates.
  */
 #include "kvm_test_harness.h"
 #include "svm_nested_pat.h"
@@ -320,6 +321,31 @@ TEST_F(npt_off, emulated_accesses_from_l2)
 		SKIP(return, "no forced emulation (kvm.force_emulation_prefix=1)");
 
 	test_emulated_accesses(false);
+}
+
+/* RSM to L2 makes the checks of VMRUN, an address space of 0 is none. */
+FIXTURE(rsm) { };
+
+FIXTURE_SETUP(rsm)
+{
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "no SMM (CONFIG_KVM_SMM)");
+
+	create_vm_with_smm(false);
+}
+
+FIXTURE_TEARDOWN(rsm)
+{
+	kvm_vm_free(vm);
+}
+
+TEST_F(rsm, does_not_run_invalid_controls)
+{
+	enter_l2();
+	smi();
+	vmcb12->control.asid = 0;
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_SHUTDOWN);
 }
 
 int main(int argc, char *argv[])

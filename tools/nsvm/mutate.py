@@ -25,7 +25,6 @@ import sys
 SWAPS = [
     (r'svm->nested\.gpat', 'svm->vcpu.arch.pat'),
     (r'vcpu->arch\.pat', 'to_svm(vcpu)->nested.gpat'),
-    (r'svm->nested\.save\.g_pat', 'svm->vcpu.arch.pat'),
     (r'svm->vmcb01\.ptr', 'svm->nested.vmcb02.ptr'),
     (r'svm->nested\.vmcb02\.ptr', 'svm->vmcb01.ptr'),
     (r'\btrue\b', 'false'),

@@ -23,8 +23,8 @@
  *    without one there, the state is legacy state; else the header is zero
  *  - state comes back as it was set, and once more after it was set again
  *  - IA32_PAT is what the host or L1 wrote, so is vmcb01.g_pat in the payload
- *  - legacy state ends only by a run, by leaving guest mode or by other nested
- *    state, and gPAT is then what hPAT was
+ *  - legacy state ends only when L2 writes IA32_PAT, by leaving guest mode or by
+ *    other nested state; until then gPAT is hPAT, and #VMEXIT leaves vmcb12 alone
  *  - guest mode is left if SVME is cleared or SMM toggled
  *  - L1 and L2, once restored, read and write the PATs of the model
  *  - nothing is leaked (kmemleak, if the kernel has it)
@@ -42,15 +42,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The driver's main() runs cases, of which there are none here. */
-#define main uncalled_main
 #include "svm_nested_pat.h"
-#undef main
-
-#define SMRAM_GPA	0x1000000
-#define SMRAM_PAGES	16
-#define SMRAM_SLOT	((1 << 16) | 1)
-#define SMM_PORT	0x0e
 
 #define STEPS_IN_ROUND	2000
 #define RUN_LIMIT_US	5000	/* of a guest that runs wild */
@@ -351,7 +343,6 @@ static void get_rest(struct rest *rest)
 enum effect {
 	CHANGED,	/* the call may have changed what it is there to change */
 	FAILED,		/* it must not have changed anything */
-	RAN,		/* KVM_RUN, without a guest instruction */
 	RAN_GUEST,	/* KVM_RUN */
 };
 
@@ -410,9 +401,8 @@ static void observe(enum effect effect)
 	} else if (!tag) {
 		CHECK(model.legacy, "the state is legacy state, and nobody has set such");
 	} else {
-		if (model.legacy)
-			CHECK(effect == RAN || effect == RAN_GUEST,
-			      "legacy state ended, but no run");
+		CHECK(!model.legacy || (effect == RAN_GUEST && !model.sane),
+		      "legacy state ended by itself");
 		model.legacy = false;
 		if (model.knows_gpat && (effect != RAN_GUEST || model.sane))
 			CHECK(hdr->gpat == model.gpat,
@@ -988,7 +978,7 @@ static void step_run_no_instruction(void)
 	note("RUN, no instruction");
 	run_no_instruction();
 	model.sane = 0;
-	observe(RAN);
+	observe(CHANGED);
 }
 
 /* KVM_RUN that sets registers and events on its way. */
@@ -1011,7 +1001,7 @@ static void step_run_sync_regs(void)
 	run_no_instruction();
 	vcpu->run->kvm_dirty_regs = 0;
 	model.sane = 0;
-	observe(RAN);
+	observe(CHANGED);
 }
 
 static void step_run_wild(void)
@@ -1243,11 +1233,12 @@ static void step_guest(void)
 			model.gpat = pat;
 		else
 			model.hpat = pat;
+		model.legacy = false;
 		break;
 	default:
 		if (level() == L2) {
 			note("L2 exits");
-			was = npt ? model.gpat : vmcb12->save.g_pat;
+			was = npt && !model.legacy ? model.gpat : vmcb12->save.g_pat;
 			ret = guest_call(L1, op_vmmcall, 0);
 			CHECK(ret == SVM_EXIT_VMMCALL, "L2's exit code is 0x%lx", ret);
 			CHECK(vmcb12->save.g_pat == was, "vmcb12.g_pat is 0x%lx, not 0x%lx",

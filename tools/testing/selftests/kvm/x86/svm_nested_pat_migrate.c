@@ -17,7 +17,8 @@
  *
  *   NAME FILE SAVED ORDER HEADER PATS L2 HPAT G_PAT NEXT
  *
- *   STATE	l2, l2-no-npt: inside L2, with and without nested NPT; l1: in L1
+ *   STATE	l2, l2-no-npt: inside L2, with and without nested NPT; l2-back: the
+ *		same, and L2 was left and run again since it wrote; l1: in L1
  *		after L2 ran; smm: in SMM over L2.  In each, L1 has written
  *		HPAT_2 to IA32_PAT and GPAT to vmcb12.g_pat, and L2 has written
  *		GPAT_2 to IA32_PAT
@@ -38,10 +39,7 @@
  */
 #include <sys/wait.h>
 
-/* There is a main() in there, for tests that are made of cases */
-#define main	uncalled_main
 #include "svm_nested_pat.h"
-#undef main
 
 #ifndef KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT
 #define KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT	BIT(11)	/* v7.2 */
@@ -343,6 +341,7 @@ static void save_state(const char *file, const char *name, const char *state, en
 {
 	bool npt = strcmp(state, "l2-no-npt");
 	bool separate = kind != SHARED && npt;
+	bool exited = strcmp(state, "l2") && npt;
 	struct kvm_regs regs;
 	vm_paddr_t uc;
 	int level = L2;
@@ -355,6 +354,9 @@ static void save_state(const char *file, const char *name, const char *state, en
 	if (!strcmp(state, "l1")) {
 		exit_l2();
 		level = L1;
+	} else if (!strcmp(state, "l2-back")) {
+		exit_l2();
+		enter_l2();
 	}
 	guest_call(level, op_leave_canary, CANARY);
 
@@ -367,8 +369,7 @@ static void save_state(const char *file, const char *name, const char *state, en
 
 	/* The three PATs differ wherever there are three */
 	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), separate ? HPAT_2 : GPAT_2);
-	TEST_ASSERT_EQ(vmcb12->save.g_pat,
-		       separate && strncmp(state, "l2", 2) ? GPAT_2 : GPAT);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, separate && exited ? GPAT_2 : GPAT);
 	save(file, name, level, npt, uc);
 }
 

@@ -129,10 +129,10 @@ static inline void model_leave(struct model *m)
 	m->nested.legacy = false;
 }
 
-/* R6: out of L2 to L1. */
+/* R6: out of L2 to L1.  R9: g_pat stays as it is if L2 has no gPAT of its own. */
 static inline void model_exit(struct model *m)
 {
-	if (m->nested.npt)
+	if (model_has_gpat(&m->nested))
 		m->vmcb12[m->nested.cur].g_pat = m->nested.gpat;
 	model_leave(m);
 }
@@ -195,14 +195,6 @@ static inline struct result model_step(struct model *m, const struct op *op,
 	bool tag;
 
 	switch (op->kind) {
-	case VMRUN: case EXIT: case READ: case WRITE: case SMI: case RSM:
-		n->legacy = false;		/* R9: ends when the vCPU runs */
-		break;
-	default:
-		break;
-	}
-
-	switch (op->kind) {
 	case VMRUN:
 		n->cur = op->vmcb;
 		m->vmcb12[op->vmcb].npt = op->npt;
@@ -227,6 +219,7 @@ static inline struct result model_step(struct model *m, const struct op *op,
 			r.vector = VECTOR_GP;
 		} else {
 			*model_pat(m) = pat;
+			n->legacy = false;		/* R9: L2's own from now on */
 		}
 		break;
 	case HOST_WRITE:				/* R5, R9 */

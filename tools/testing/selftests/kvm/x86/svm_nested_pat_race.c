@@ -24,10 +24,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The driver's main() runs cases, of which there are none here. */
-#define main uncalled_main
 #include "svm_nested_pat.h"
-#undef main
 
 #define MIN_OUTCOMES	200	/* of each kind, and turns from one to the other */
 #define MIN_OF_A_VALUE	20	/* L2 with one of the valid values */

@@ -60,7 +60,7 @@ static struct { const char *name; uint64_t pat; } pat_names[] = {
 
 /* ---- Guests: what else has to survive ---- */
 
-#define CANARY		0x0000c0ffee00f00dull
+#define CANARY		0x000040ffee00f00dull
 
 static uint64_t canary;
 

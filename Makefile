@@ -113,9 +113,7 @@ bench: ## instructions of each operation, time to a verdict (PART=kernel, PART=t
 	@$T/setup run bench
 	@$T/view setup
 	@$T/tree base
-	@$T/build kernel-base
 	@$T/tree series
-	@$T/build kernel
 	@$T/build selftests
 	@$T/bench run $(PART)
 

@@ -923,7 +923,14 @@ static void step_mp_state(void)
 		return;
 	}
 
-	mp_state.mp_state = rnd(10);
+	/*
+	 * KVM warns if what waits for SIPI gets to where INIT is blocked, such as
+	 * GIF clear, with or without the series.
+	 */
+	do
+		mp_state.mp_state = rnd(10);
+	while (mp_state.mp_state == KVM_MP_STATE_INIT_RECEIVED ||
+	       mp_state.mp_state == KVM_MP_STATE_SIPI_RECEIVED);
 	note("SET_MP_STATE %u", mp_state.mp_state);
 	changed(attempt(KVM_SET_MP_STATE, &mp_state));
 }

@@ -596,8 +596,11 @@ static void mutate_save(struct vmcb_save_area *save)
 	if (save->cr4 & X86_CR4_PAE)
 		save->efer |= EFER_LMA;
 	else
-		/* LMA without PAE is a KVM_BUG_ON(), with or without the series. */
-		save->efer &= ~(uint64_t)EFER_LMA;
+		/*
+		 * LMA without PAE is a KVM_BUG_ON(), with or without the series; for
+		 * LME see step_run_wild().
+		 */
+		save->efer &= ~(uint64_t)(EFER_LMA | EFER_LME);
 }
 
 /* State that was set must come back. */
@@ -920,7 +923,14 @@ static void step_mp_state(void)
 		return;
 	}
 
-	mp_state.mp_state = rnd(10);
+	/*
+	 * KVM warns if what waits for SIPI gets to where INIT is blocked, such as
+	 * GIF clear, with or without the series.
+	 */
+	do
+		mp_state.mp_state = rnd(10);
+	while (mp_state.mp_state == KVM_MP_STATE_INIT_RECEIVED ||
+	       mp_state.mp_state == KVM_MP_STATE_SIPI_RECEIVED);
 	note("SET_MP_STATE %u", mp_state.mp_state);
 	changed(attempt(KVM_SET_MP_STATE, &mp_state));
 }
@@ -1008,8 +1018,17 @@ static void step_run_wild(void)
 {
 	static const struct timespec no_time;
 	struct itimerval timer = { .it_value.tv_usec = RUN_LIMIT_US };
+	struct kvm_sregs sregs;
 	sigset_t alarm;
 	int ret;
+
+	/*
+	 * From a guest that has set LME, but not PAE, QEMU's CPU does not come back
+	 * to the host's CR0, with or without the series: the machine hangs.
+	 */
+	call(KVM_GET_SREGS, &sregs);
+	if ((sregs.efer & EFER_LME) && !(sregs.cr4 & X86_CR4_PAE))
+		return;
 
 	note("RUN");
 	count->runs++;

@@ -8,6 +8,7 @@
 #include "svm_nested_pat.h"
 
 #define VMCB_CLEAN_NPT	BIT(4)		/* covers NP_ENABLE, nCR3 and G_PAT */
+#define RFLAGS_VM	BIT(17)
 
 FIXTURE(npt_off) { };
 
@@ -275,6 +276,35 @@ TEST_F(npt_on, failed_entry_leaves_both_pats_alone)
 	vmcb12->control.msrpm_base_pa = msrpm;
 	enter_l2();
 	TEST_ASSERT_EQ(read_pat(L2), GPAT);
+}
+
+static int set_state_with_l1(uint64_t cr0, uint64_t efer, uint64_t rflags)
+{
+	struct kvm_x86_state *state = vcpu_save_state(vcpu);
+	struct vmcb_save_area *l1 = &saved_vmcb(state)->save;
+	int err;
+
+	l1->cr0 &= cr0;
+	l1->efer &= efer;
+	l1->rflags |= rflags;
+	err = set_nested_state(state);
+	kvm_x86_state_cleanup(state);
+
+	return err;
+}
+
+/* What is checked of nested state along with its PAT. */
+TEST_F(npt_off, state_with_impossible_l1_is_refused)
+{
+	const uint64_t no_lme = ~(uint64_t)(EFER_LME | EFER_LMA);
+
+	enter_l2();
+	TEST_ASSERT_EQ(set_state_with_l1(~X86_CR0_PG, ~0ull, 0), EINVAL);
+	TEST_ASSERT_EQ(set_state_with_l1(~X86_CR0_PE, no_lme, 0), EINVAL);
+	TEST_ASSERT_EQ(set_state_with_l1(~0ull, ~0ull, RFLAGS_VM), EINVAL);
+	TEST_ASSERT_EQ(set_state_with_l1(~0ull, ~0ull, 0), 0);
+	TEST_ASSERT_EQ(read_pat(L2), HPAT);
+	exit_l2();
 }
 
 static uint64_t op_read_pat_emulated(uint64_t unused)

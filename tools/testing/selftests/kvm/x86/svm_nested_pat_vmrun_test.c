@@ -360,8 +360,10 @@ FIXTURE_SETUP(rsm)
 {
 	if (!kvm_has_cap(KVM_CAP_X86_SMM))
 		SKIP(return, "no SMM (CONFIG_KVM_SMM)");
+	if (!kvm_cpu_has(X86_FEATURE_NPT))
+		SKIP(return, "nested NPT is off (kvm_amd.npt=0)");
 
-	create_vm_with_smm(false);
+	create_vm_with_smm(true);
 }
 
 FIXTURE_TEARDOWN(rsm)

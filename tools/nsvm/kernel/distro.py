@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The distribution's own kernel of the base's version: image, modules, headers
+
+In build/<base>/distro: vmlinux, modules/ (what the emulated machine loads, and
+"order"), root/ (linux-headers and linux-kbuild), info ("key value" a line).  It is
+Debian's cloud flavour, the smallest one, of the version of the linux-source package
+that src is from.  Nothing is installed.
+"""
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from lib import jobs
+from lib.base import Base, put, read
+from lib.say import Fatal, elapsed, say
+from lib.settings import place, rel
+from source import debian, tree
+from source.debian import NOT_HERE
+
+FLAVOUR = 'cloud-amd64'
+# What compiles a module, for headers whose programs are of a newer release than the machine's
+TOOLS = ['make', 'binutils', 'libelf1t64', 'base-files', 'dash', 'bash', 'coreutils', 'sed', 'grep', 'mawk', 'diffutils', 'findutils']
+# What a test of KVM loads: its disk, KVM
+LOADED = ('virtio_pci', 'virtio_blk', 'kvm-amd')
+
+
+def info(base: Base, key: str) -> str:
+    m = re.search(rf'^{key} (.*)$', read(base.b / 'distro/info'), re.M)
+    return m[1] if m else ''
+
+
+def runner(base: Base) -> list[str]:
+    """What a command that compiles for it begins with"""
+    root = info(base, 'root')
+    return debian.inside(Path(root)) if root else []
+
+
+def source_version(base: Base) -> str:
+    m = re.match(r'source linux-source-\S+ (\S+)', read(base.src / '.git/nsvm-source'))
+    if not m:
+        raise Fatal(f"{rel(base.src)} is from no package of Debian's, there are no headers for it", NOT_HERE)
+    return m[1]
+
+
+# ---- packages ----
+
+def headers_of(apt: debian.Archive, version: str) -> str:
+    """linux-headers-<release>-cloud-amd64 of that version, or nothing"""
+    names = apt.search(f'^linux-headers-[0-9].*-{FLAVOUR}$')
+    return next((r['Package'] for r in apt.show(*names) if r.get('Version') == version), '')
+
+
+def used(version: str) -> Path:
+    """Names the release and the packages that a kernel of that version was made of"""
+    return place.downloads / f'linux-{FLAVOUR}_{version}'
+
+
+def fetch_all(base: Base, version: str) -> tuple[str, list[Path]]:
+    """The release, and image, headers and what these need; what was fetched once counts
+    when the archive has it no longer"""
+    names = read(used(version)).split()
+    if names and all(debian.at_hand(name, version, '') for name in names[1:]):
+        return names[0], [debian.at_hand(name, version, '') for name in names[1:]]
+    with debian.Archive(base.key('suite')) as apt:
+        try:
+            apt.update()
+            headers = headers_of(apt, version)
+            if not headers:
+                raise Fatal(f'apt knows no linux-headers-*-{FLAVOUR} of version {version}', NOT_HERE)
+            release = headers.removeprefix('linux-headers-')
+            image = next(p for p in (f'linux-image-{release}-unsigned', f'linux-image-{release}') if apt.show(p))
+            # Since 7.x, an image is several packages
+            needed = {m for p in (image, headers) for r in apt.show(p) if r.get('Version') == version
+                      for m in re.findall(r'linux-(?:headers|kbuild|binary|modules)-[^\s,]+', r.get('Depends', ''))}
+            names = [image, headers, *sorted(needed - {image, headers})]
+            debs = [apt.fetch(p, version) for p in names]
+        except Fatal as e:
+            raise Fatal(str(e) if 'apt knows' in str(e) else f"cannot have Debian's kernel of {version}: {e}", e.status) from None
+    return release, debs
+
+
+# ---- what is in them ----
+
+def depends(module: bytes) -> list[str]:
+    m = re.search(rb'(?:^|\0)depends=([^\0]*)\0', module)
+    return m[1].decode().split(',') if m and m[1] else []
+
+
+def decompress(ko: Path) -> bytes:
+    tool = {'.xz': 'xz', '.zst': 'zstd', '.gz': 'gzip'}.get(ko.suffix)
+    return subprocess.run([tool, '-dc', ko], check=True, stdout=subprocess.PIPE).stdout if tool else ko.read_bytes()
+
+
+def keep_modules(root: Path, to: Path) -> None:
+    """LOADED and what they need, in the order in which they are loaded"""
+    files = {ko.name.split('.')[0].replace('_', '-'): ko for ko in root.rglob('*.ko*')}
+    order: list[str] = []
+
+    def add(name: str) -> None:
+        name = name.replace('_', '-')
+        if name in order or name not in files:
+            return		# the latter: it is in the kernel
+        data = decompress(files[name])
+        for d in depends(data):
+            add(d)
+        (to / f'{name}.ko').write_bytes(data)
+        order.append(name)
+
+    to.mkdir()
+    for name in LOADED:
+        add(name)
+    if 'kvm-amd' not in order:
+        raise Fatal('the packages have no kvm-amd.ko')
+    put(to / 'order', ''.join(f'{name}\n' for name in order))
+
+
+def unpack(base: Base, release: str, debs: list[Path], to: Path) -> None:
+    """Of the image what is booted and loaded, of the others all"""
+    begin = time.monotonic()
+    (to / 'root').mkdir(parents=True)
+    images = [d for d in debs if re.match('linux-(image|binary|modules)-', d.name)]
+
+    def unpack_image() -> None:
+        (to / 'image').mkdir()
+        for deb in images:
+            debian.unpack(deb, to / 'image', '*/vmlinuz*', '*/drivers/[bcv]*.ko*', '*/virt/*.ko*', '*/kvm/*.ko*')
+        # Booted by its PVH note: no boot loader, no decompressor whose time is not always the same
+        script = base.src / 'scripts/extract-vmlinux'
+        with open(to / 'vmlinux', 'wb') as f:
+            vmlinuz = next((v for v in (to / 'image').rglob('vmlinuz*')), None)
+            if not vmlinuz or jobs.finish(jobs.start(['sh', script, vmlinuz], stdout=f, stderr=subprocess.DEVNULL)):
+                raise Fatal(f'extract-vmlinux cannot unpack the vmlinuz of {release}')
+        keep_modules(to / 'image', to / 'modules')
+        shutil.rmtree(to / 'image')
+
+    def unpack_headers() -> None:
+        for deb in debs:
+            if deb not in images:
+                debian.unpack(deb, to / 'root')
+
+    jobs.together(unpack_image, unpack_headers)
+    say('DISTRO', f'Linux {release} of Debian unpacked ({elapsed(begin)})')
+
+
+def get(base: Base) -> Path:
+    """build/<base>/distro, made if it is not there; Fatal 3 if this base has no such kernel here"""
+    d, tmp = base.b / 'distro', base.b / 'distro.tmp'
+    version = source_version(base)
+    root = info(base, 'root')
+    if info(base, 'version') == version and (not root or Path(root, 'packages').exists()):
+        return d
+    tree.need_space(1)
+    try:
+        release, debs = fetch_all(base, version)
+    except Fatal as e:
+        if e.status != NOT_HERE or not tree.renew(base):
+            raise
+        version = source_version(base)
+        release, debs = fetch_all(base, version)
+    try:
+        shutil.rmtree(tmp, ignore_errors=True)
+        unpack(base, release, debs, tmp)
+        headers = tmp / f'root/usr/src/linux-headers-{release}'
+        if not (headers / 'Module.symvers').exists():
+            raise Fatal(f'headers and image are of different ABIs: no linux-headers-{release} beside the image')
+        # They think that they are in /usr/src
+        makefile = headers / 'Makefile'
+        makefile.write_text(makefile.read_text().replace('/usr/src/', f'{d}/root/usr/src/'))
+        compiler = re.search(r'(gcc-[0-9]+)', (headers / '.kernelvariables').read_text())
+        cc = compiler[1] if compiler else 'gcc'
+        root = ''
+        programs = [f for name in ('modpost*', 'objtool*') for f in (tmp / 'root').rglob(name) if f.is_file()]
+        unusable = not shutil.which(cc) or 'not found' in jobs.output(['sh', '-c', f'ldd {" ".join(map(str, programs))} 2>&1'], check=False)
+        if unusable and debian.Archive(base.key('suite')).suite:
+            # Headers, and the programs in them, are for a newer release
+            root = debian.root(base.key('suite'), f'{base.name}-tools', [cc, *TOOLS])
+        put(tmp / 'info', f'version {version}\nrelease {release}\nheaders {d}/root/usr/src/linux-headers-{release}\n'
+                          f'compiler {cc}\nroot {root}\n')
+        put(used(version), ' '.join([release, *(d.name.split('_')[0] for d in debs)]) + '\n')
+        shutil.rmtree(d, ignore_errors=True)
+        tmp.replace(d)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+    return d

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The series as a Debian package, nsvm-pat-dkms: DKMS builds its modules on a user's machine
+
+It is the sources as module.py makes them, and the files of dkms/.  debhelper and dh_dkms make
+it: without them, what they put into maintainer scripts would have to be written here.
+"""
+import re
+import shutil
+import textwrap
+from pathlib import Path
+
+from kernel import distro, module
+from lib import jobs
+from lib.base import Base, put, read
+from lib.say import Fatal
+from lib.settings import place, rel
+from source import tree as source_tree
+
+NAME = 'nsvm-pat'
+KVM = 'arch/x86/kvm'
+
+
+def version(base: Base) -> str:
+    """That of the kernel's source, of the series, and what names commits and edits that are
+    not in patches/"""
+    series = re.search(r'^v([0-9]+):', read(base.dir / 'changes'), re.M)
+    own = '' if source_tree.is_ours(base) else f'+{base.worktree()[:8]}'
+    return f'{distro.source_version(base)}+v{series[1] if series else 1}{own}'
+
+
+def values(release: str, version: str, modules: list[str]) -> dict[str, str]:
+    """What the files of dkms/ have in @...@"""
+    abi = release.removesuffix(f'-{distro.FLAVOUR}')
+    # Of that release, the flavours that have the same KVM: -rt-amd64 has another
+    releases = abi.replace('.', '[.]').replace('+', '[+]') + '-(cloud-)?amd64'
+    conf = [f'BUILT_MODULE_NAME[{i}]="{m}"\nBUILT_MODULE_LOCATION[{i}]="{KVM}"\nDEST_MODULE_LOCATION[{i}]="/updates"'
+            for i, m in enumerate(modules)]
+    return {'ABI': abi, 'RELEASES': releases, 'TESTED': release, 'VERSION': version, 'MODULES': '\n'.join(conf)}
+
+
+def fill(name: str, values: dict[str, str]) -> str:
+    return re.sub('@([A-Z]+)@', lambda m: values[m[1]], read(place.lab / 'kernel/dkms' / name))
+
+
+def changelog(base: Base, version: str, maintainer: str) -> str:
+    subjects = base.git('log', '--reverse', '--format=%s', f'{base.commit()}..HEAD').splitlines()
+    items = [textwrap.fill(s, 76, initial_indent='  * ', subsequent_indent='    ') for s in subjects]
+    return '\n'.join([f'{NAME} ({version}) UNRELEASED; urgency=medium\n', *items,
+                      f'\n -- {maintainer}  {base.git("log", "-1", "--format=%aD")}\n'])
+
+
+def write(base: Base, to: Path, version: str) -> None:
+    """The package's source: usr/ as it is installed, debian/"""
+    tree, src = base.worktree(), to / f'usr/src/{NAME}-{version}'
+    modules = module.changed_modules(base, tree)
+    if not modules:
+        raise Fatal(f'{rel(base.src)} changes no module of KVM')
+    module.write_sources(base, tree, src, modules)
+    for hidden in src.rglob('.*'):
+        hidden.unlink()
+    for m in modules:
+        # A module without a version is to DKMS the same as the kernel's own, and not installed
+        put(src / KVM / f'{m}-version.c',
+            f'// SPDX-License-Identifier: GPL-2.0\n#include <linux/module.h>\nMODULE_VERSION("{version}");\n')
+        put(src / KVM / 'Kbuild', read(src / KVM / 'Kbuild') + f'{m}-y += {m}-version.o\n')
+    filled = values(distro.info(base, 'release'), version, modules)
+    filled['MAINTAINER'] = maintainer = re.search(r'^M:\s*(.*)$', read(place.top / 'MAINTAINERS'), re.M)[1]
+    filled['SOURCE'] = f'{base.key("package")} {distro.source_version(base)}'
+    for f in (place.lab / 'kernel/dkms').iterdir():
+        put(to / 'debian' / f.name, fill(f.name, filled))
+    put(to / 'debian/install', 'usr\n')
+    put(to / 'debian/changelog', changelog(base, version, maintainer))
+    (to / 'debian/rules').chmod(0o755)
+
+
+def build(base: Base) -> Path:
+    """build/<base>/deb/<package>, made anew; Fatal 3 if the base has no packaged kernel"""
+    distro.get(base)
+    d, what = base.b / 'deb', version(base)
+    deb = d / f'{NAME}-dkms_{what}_all.deb'
+    shutil.rmtree(d, ignore_errors=True)
+    write(base, d / 'source', what)
+    jobs.step('DEB', base.logs / 'deb.log', rel(deb), ['dpkg-buildpackage', '-b', '-us', '-uc'],
+              'the package does not build', cwd=d / 'source')
+    return deb

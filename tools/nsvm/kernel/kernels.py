@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: GPL-2.0
+"""kernels [base|series|N]... - an image and a directory of modules
+
+The usual one is the distribution's own: its modules are the base, and ours, built
+against its headers, the series (see distro, module).  Where that cannot be, with
+LINUX=, with another compiler, for a debug kernel, on a base that has no such packages,
+it is a whole kernel (see whole).  What comes after sees no difference.
+
+  base    the base                    build/<base>/kernel-base
+  series  what is in src, with edits  build/<base>/kernel
+  N       after patch N               build/<base>/steps/N
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernel import distro, module, whole
+from lib.base import Base, read
+from lib.say import Fatal, say
+from lib.settings import rel, settings
+from source import tree as source_tree
+from source.debian import NOT_HERE
+
+
+@dataclass
+class Kernel:
+    dir: Path
+    label: str
+
+    @property
+    def id(self) -> str:
+        """Names what it was made from"""
+        return read(self.dir / 'id').strip()
+
+    @property
+    def image(self) -> Path:
+        return next(f for f in (self.dir / 'vmlinux', self.dir / 'bzImage') if f.exists())
+
+    @property
+    def modules(self) -> list[Path]:
+        """In the order in which they are loaded"""
+        return [self.dir / f'modules/{m}.ko' for m in read(self.dir / 'modules/order').split()]
+
+    def need(self) -> 'Kernel':
+        if not self.id or not self.modules:
+            raise Fatal(f'no kernel in {rel(self.dir)} (make kernel)')
+        return self
+
+
+decided: dict[str, bool] = {}
+
+
+def is_packaged(base: Base, debug: bool = False) -> bool:
+    """Is it the distribution's kernel here?"""
+    if debug or settings.DEBUG_KERNEL == 'y' or base.linux or settings.CC != 'gcc' or base.key('source'):
+        return False
+    if base.name not in decided:
+        try:
+            distro.get(base)
+            module.compiler(base)
+            decided[base.name] = True
+        except Fatal as e:
+            if e.status != NOT_HERE:
+                raise
+            say('KERNEL', f'{base.name}: a whole kernel, as {e}')
+            decided[base.name] = False
+    return decided[base.name]
+
+
+def flavour(debug: bool) -> str:
+    return '-debug' if debug or settings.DEBUG_KERNEL == 'y' else '' if settings.CC == 'gcc' else f'-{settings.CC.rpartition("/")[2]}'
+
+
+def tree_kernel(base: Base, tree: str, worker: int | str = 0, label: str = 'tree', to: Path | None = None,
+                debug: bool = False, quiet: bool = True, werror: bool = True) -> Kernel:
+    """Of a tree object (or commit) of src; worker: whose objects, so that several can be made
+    at once.  In build/<base>/<label> if to is not given"""
+    to = to or base.b / label
+    try:
+        if is_packaged(base, debug):
+            module.build(base, tree, base.b / f'module{worker or ""}', to, label, quiet, werror)
+            return Kernel(to, label)
+    except Fatal as e:
+        if e.status != NOT_HERE:
+            raise
+        say('KERNEL', f'{label}: a whole kernel, as {e}')
+    with whole.building:
+        whole.build(base, tree, to, label, flavour(debug), debug, quiet, werror)
+    return Kernel(to, label)
+
+
+def base_kernel(base: Base, debug: bool = False) -> Kernel:
+    base.need_tree()
+    return tree_kernel(base, 'base', '', 'kernel-base', base.b / f'kernel-base{flavour(debug)}', debug, quiet=False)
+
+
+def series_kernel(base: Base, debug: bool = False) -> Kernel:
+    base.need_tree()
+    is_packaged(base, debug)	# may move src to another version
+    return tree_kernel(base, base.worktree(), '', 'kernel', base.b / f'kernel{flavour(debug)}', debug, quiet=False)
+
+
+def step_kernel(base: Base, n: int) -> Kernel:
+    is_packaged(base)
+    commits = base.commits()
+    if len(commits) != len(base.series()):
+        raise Fatal(f'{rel(base.src)} has other commits than patches/')
+    if not 1 <= n <= len(commits):
+        raise Fatal(f'there is no patch {n}')
+    return tree_kernel(base, commits[n - 1], 'step', f'step-{n}', base.b / f'steps{flavour(False)}/{n}', quiet=False)
+
+
+def main(args: list[str]) -> int:
+    base = source_tree.make(Base())
+    for what in args or ['series']:
+        k = {'base': base_kernel, 'series': series_kernel}.get(what)
+        if k:
+            k(base)
+        elif what.isdigit():
+            step_kernel(base, int(what))
+        else:
+            raise Fatal('usage: kernels [base|series|N]...')
+    return 0

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-2.0
+"""selftests [TEST]... - static binaries of KVM selftests, in build/<base>/selftests
+
+The PAT tests, and what is asked for of the overlay and of the tree's own: all of the
+former and NEIGHBOURS without a name.  A tree without the series has only its own.  With "tests: <base>" in
+BASE they are made in that base's tree, with its series.  They run on any machine.
+
+They see the tree through symbolic links in build/<base>/selftests-src, with the overlay's
+files in place of the tree's: src stays as it is, a test has one source.
+"""
+import re
+import shutil
+import time
+from pathlib import Path
+
+from lib import jobs
+from lib.base import Base, digest, put, read
+from lib.say import Fatal, elapsed, say
+from lib.settings import place, rel, settings
+from source import tree as source_tree
+
+# Tests of the base that have nothing to do with PAT and must not notice it
+NEIGHBOURS = ['svm_vmcall_test', 'svm_nested_shutdown_test', 'svm_nested_soft_inject_test', 'svm_int_ctl_test',
+              'nested_exceptions_test', 'hyperv_svm_test', 'state_test', 'smm_test', 'set_sregs_test',
+              'triple_fault_event_test']
+SELFTESTS = 'tools/testing/selftests'
+# What the series of a base adds; the rest of the overlay is the lab's
+OF_SERIES = ('svm_nested_pat.h', 'svm_nested_pat_test.c')
+
+
+def arch_dir(tree: Path) -> str:
+    return 'x86' if (tree / SELFTESTS / 'kvm/x86').is_dir() else 'x86_64'
+
+
+def pat_tests(base: Base) -> list[str]:
+    """Known when BASE is, and that is before anything is done"""
+    if base.own_test():
+        return ['svm_nested_pat_test']
+    return [f.stem for f in (place.overlay / 'svm_nested_pat_test.c', *sorted(place.overlay.glob('svm_nested_pat_*_test.c')))
+            if f.exists()]
+
+
+def wanted(base: Base) -> list[str]:
+    """What make run runs"""
+    return pat_tests(base) if settings.TESTS == 'all' else re.split('[, ]+', settings.TESTS.strip(', '))
+
+
+def overlay_files(base: Base, pattern: str) -> list[Path]:
+    """If the tree has the ABI that they test"""
+    if 'KVM_STATE_SVM_VALID_GPAT' not in read(base.src / 'arch/x86/include/uapi/asm/kvm.h'):
+        return []
+    return sorted(place.overlay.glob(pattern))
+
+
+def shadow_tree(of: Base, base: Base, shadow: Path, newer: bool) -> Path:
+    """The place to build in"""
+    shutil.rmtree(shadow, ignore_errors=True)
+    (shadow / SELFTESTS).mkdir(parents=True)
+    for d in ('', 'tools', SELFTESTS):
+        for f in (of.src / d).iterdir():
+            if not (shadow / d / f.name).exists() and f.name not in ('.git', 'kvm'):
+                (shadow / d / f.name).symlink_to(f)
+    jobs.output(['cp', '-as', of.src / SELFTESTS / 'kvm', shadow / SELFTESTS])
+    kvm, arch = shadow / SELFTESTS / 'kvm', arch_dir(of.src)
+    ours = overlay_files(of, '*.[ch]')
+    for f in ours:
+        (kvm / arch / f.name).unlink(missing_ok=True)
+        (kvm / arch / f.name).symlink_to(f)
+    # Warnings are errors in the tests that are ours
+    strict = [f.stem for f in ours if f.suffix == '.c'] + (['svm_nested_pat_test'] if of.own_test() else [])
+    makefile = ['include Makefile', *(f'$(OUTPUT)/{arch}/{t}.o: CFLAGS += -Werror' for t in strict)]
+    if newer:
+        makefile += ['LDLIBS += $(OUTPUT)/regions.o', '$(TEST_GEN_PROGS): $(OUTPUT)/regions.o',
+                     f'$(OUTPUT)/regions.o: {place.lab}/kernel/regions.c', '\t$(CC) $(CFLAGS) -Werror -c -o $@ $<']
+    put(kvm / 'Makefile.nsvm', '\n'.join(makefile) + '\n')
+    return kvm
+
+
+def headers(of: Base, tree: str, to: Path) -> str:
+    """The user-space headers of the tree that KVM's selftests include, and those that these do, in to/usr/include, as make
+    headers would make them of all; others are the system's.  Names them"""
+    made_of = digest(Path(__file__), of.git('rev-parse', *(f'{tree}:{d}' for d in (
+        'include/uapi', 'arch/x86/include/uapi', 'scripts', f'{SELFTESTS}/kvm'))))
+    if read(to / 'stamp') == made_of:
+        return made_of
+    begin = time.monotonic()
+    shutil.rmtree(to, ignore_errors=True)
+    (to / 'scripts').mkdir(parents=True)
+    jobs.output(['gcc', '-O2', '-o', to / 'scripts/unifdef', of.src / 'scripts/unifdef.c'])
+    # Those of 7.3 have vfio's library as well
+    todo = [f for d in ('kvm', 'vfio') for f in (of.src / SELFTESTS / d).rglob('*.[chS]') if f.is_file()]
+    made: dict[str, Path] = {}
+    while todo:
+        for name in re.findall(r'#\s*include <((?:linux|asm|asm-generic)/[a-z_0-9-]+\.h)>', todo.pop().read_text(errors='replace')):
+            header = next((f for d in ('include/uapi', 'arch/x86/include/uapi') if (f := of.src / d / name).exists()), None)
+            if header and name not in made:
+                made[name] = header
+                todo.append(header)
+    found = [(header, to / 'usr/include' / name) for name, header in made.items()]
+    for _, header in found:
+        header.parent.mkdir(parents=True, exist_ok=True)
+    list(jobs.each(lambda f: jobs.output(['sh', of.src / 'scripts/headers_install.sh', *f], cwd=to), found))
+    put(to / 'stamp', made_of)
+    say('SELFTESTS', f'{len(found)} user-space headers made ({elapsed(begin)})')
+    return made_of
+
+
+def build(base: Base, tests: list[str] | tuple[str, ...] = ()) -> Path:
+    """The directory that has them, and those of before.  tests: of the tree's own"""
+    of, newer = base.tests_base(), base.tests_base().name != base.name
+    if newer:
+        source_tree.make(of)
+    arch, out = arch_dir(of.src), base.b / 'selftests'
+    ours = [f.stem for f in overlay_files(of, '*.c')]
+    asked = list(dict.fromkeys([*pat_tests(base), *wanted(base), *tests]))
+    names = [t for t in asked if t in ours or (of.src / SELFTESTS / 'kvm' / arch / f'{t}.c').exists()]
+    for t in set(wanted(base)) - set(names) - set(pat_tests(base)):
+        raise Fatal(f'no test {t} in {rel(of.src)}/{SELFTESTS}/kvm/{arch}')
+    if not ours and not of.own_test():
+        say('SELFTESTS', f'{rel(of.src)} has no KVM_STATE_SVM_VALID_GPAT: only its own tests are built')
+    cc = 'LLVM=1' if settings.CC == 'clang' else f'CC={settings.CC}'
+    tree = of.worktree()
+    headers_id = headers(of, tree, base.b / 'headers')
+    made_of = digest(headers_id, settings.CC, str(of.src), of.git('rev-parse', *(f'{tree}:{d}' for d in (
+        SELFTESTS, 'tools/include', 'tools/arch/x86/include'))), *sorted(place.overlay.glob('*.[ch]')), Path(__file__))
+    have = read(out / '.stamp').split()
+    todo = [t for t in names if have[:1] != [made_of] or t not in have]
+    if not todo:
+        return out
+    out.mkdir(parents=True, exist_ok=True)
+    (out / '.stamp').unlink(missing_ok=True)
+    if have[:1] != [made_of]:
+        for old in out.iterdir():
+            old.unlink()
+        have = [made_of]
+    kvm = shadow_tree(of, base, base.b / 'selftests-src', newer)
+    progs = ' '.join(f'{arch}/{t}' for t in todo)
+    none = ('TEST_GEN_PROGS_COMMON', 'TEST_GEN_PROGS_EXTENDED_x86_64', 'TEST_GEN_PROGS_EXTENDED_x86', 'TEST_PROGS_x86_64',
+            'TEST_PROGS_x86', 'TEST_GEN_PROGS_EXTENDED', 'TEST_PROGS')
+    jobs.step('SELFTESTS', base.logs / 'build-selftests.log', f'{len(todo)} tests built, static, in {rel(out)}',
+              ['make', '-C', kvm, '-f', 'Makefile.nsvm', f'-j{jobs.workers()}', cc, f'OUTPUT={base.b}/selftests-obj',
+               f'KHDR_INCLUDES=-isystem {base.b}/headers/usr/include', f'TEST_GEN_PROGS_x86_64={progs}',
+               f'TEST_GEN_PROGS_x86={progs}', *(f'{n}=' for n in none)],
+              'the tests do not build', env={'LDFLAGS': '-static'})
+    for t in todo:
+        made = base.b / 'selftests-obj' / arch / t
+        if not made.exists():
+            raise Fatal(f'{t} was not built (log: {rel(base.logs)}/build-selftests.log)')
+        jobs.output(['strip', '-o', out / t, made])
+    put(out / '.stamp', ' '.join([*dict.fromkeys([*have, *todo])]) + '\n')
+    return out
+
+
+def main(args: list[str]) -> int:
+    base = source_tree.make(Base())
+    build(base, args or [*NEIGHBOURS, *(f.stem for f in overlay_files(base, '*.c'))])
+    say('SELFTESTS', f'{rel(base.b)}/selftests: copy svm_nested_pat*_test to an AMD machine and start them as root')
+    return 0

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A whole kernel, where the distribution's cannot be: image and KVM's modules
+
+Built from build/<base>/whole with one object directory for each flavour, in which only
+what differs is compiled again; image and modules are copied to where they are wanted.
+Configured by arch/x86/configs/nsvm-pat.config, of a debug kernel nsvm-pat-debug.config
+after it, and patches/<base>/config: what they do not mention is off (allnoconfig), what
+they ask for and don't get is an error.  A line "# no CONFIG_FOO: reason" in the latter
+says that this base has no such symbol, and it is an error if it has.
+"""
+import re
+import shutil
+import threading
+from pathlib import Path
+
+from lib import jobs
+from lib.base import Base, digest, git, put, read
+from lib.say import Fatal
+from lib.settings import place, rel, settings
+from source import tree as source_tree
+
+building = threading.Lock()		# there is one tree, and one directory of objects for a flavour
+# Not made: what no kernel is compiled from
+NO_SOURCE = {'Documentation', 'LICENSES', 'CREDITS', 'MAINTAINERS'}
+
+
+def fragments(base: Base, debug: bool) -> list[Path]:
+    configs = place.top / 'arch/x86/configs'
+    files = [configs / 'nsvm-pat.config', *([configs / 'nsvm-pat-debug.config'] if debug else []), base.dir / 'config']
+    return [f for f in files if f.exists()]
+
+
+def check_config(whole: Path, obj: Path, files: list[Path]) -> None:
+    """allnoconfig says nothing of what it drops"""
+    have = set(read(obj / '.config').splitlines())
+    text = '\n'.join(read(f) for f in files)
+    none = re.findall(r'^# no (CONFIG_[A-Z0-9_]+): .+', text, re.M)
+    for s in none:
+        if git(whole, 'grep', '-lE', rf'^\s*(menu)?config {s[7:]}$', '--', 'Kconfig*', '*/Kconfig*', check=False):
+            raise Fatal(f'{rel(files[-1])} says that there is no {s}, but {rel(whole)} has it')
+    want: dict[str, str] = {}
+    for s, off in re.findall(r'^(?:# )?(CONFIG_[A-Z0-9_]+)( is not set|=.*)$', text, re.M):
+        want[s] = off
+    lost = [s + v for s, v in want.items() if s not in none and v.startswith('=') and s + v not in have]
+    lost += [f'{s}=n' for s, v in want.items() if s not in none and not v.startswith('=') and {f'{s}=y', f'{s}=m'} & have]
+    if lost:
+        raise Fatal(f'the configuration lost: {" ".join(lost)}')
+
+
+def build(base: Base, tree: str, to: Path, label: str, flavour: str, debug: bool, quiet: bool = False,
+          werror: bool = True) -> None:
+    """to/{vmlinux or bzImage,modules,id} of that tree of src"""
+    files = fragments(base, debug)
+    compiler = jobs.output([settings.CC, '--version']).split('\n')[0] if shutil.which(settings.CC) else ''
+    if not compiler:
+        raise Fatal(f'compiler {settings.CC} does not run: is it installed?')
+    listing = base.git('ls-tree', base.git('rev-parse', f'{tree}^{{tree}}'))
+    made_of = digest(*(line for line in listing.splitlines() if line.split('\t')[1] not in NO_SOURCE | {'tools'}),
+                     base.commit(), compiler, *files, Path(__file__))
+    if read(to / 'id') == made_of:
+        return
+    whole = source_tree.set_whole(base, tree)
+    obj, log = base.b / f'obj{flavour}', base.logs / f'build-{label}{flavour}.log'
+    obj.mkdir(parents=True, exist_ok=True)
+    (to / 'id').unlink(missing_ok=True)
+    # What W=1 adds but for the kernel-doc pass: that is one perl for each of a thousand files
+    make = ['make', '-C', whole, f'O={obj}', f'-j{jobs.workers()}', 'W=1', 'cmd_checkdoc=', 'LOCALVERSION=',
+            'KBUILD_BUILD_USER=nsvm', 'KBUILD_BUILD_HOST=lab', 'KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 2026',
+            'LLVM=1' if settings.CC == 'clang' else f'CC={settings.CC}', *([] if werror else ['CONFIG_KVM_WERROR='])]
+    configured = digest(compiler, *files)
+    kconfig_is_newer = any(f.stat().st_mtime > (obj / 'configured').stat().st_mtime for f in whole.rglob('Kconfig*')) \
+        if (obj / 'configured').exists() else True
+    if read(obj / 'configured') != configured or kconfig_is_newer:
+        put(obj / 'allconfig', ''.join(read(f) for f in files))
+        jobs.step('KERNEL', base.logs / f'config-{label}{flavour}.log', f'{label}{flavour} configured',
+                  [*make, f'KCONFIG_ALLCONFIG={obj}/allconfig', 'allnoconfig'], f'cannot configure {label}', quiet=quiet)
+        check_config(whole, obj, files)
+        put(obj / 'configured', configured)
+    image = obj / ('arch/x86/boot/bzImage' if debug else 'vmlinux')
+    jobs.step('KERNEL', log, f'{label}{flavour} built, a whole kernel', [*make, image.name, 'modules'], f'{label} does not build',
+              quiet=quiet)
+    check_config(whole, obj, files)
+    shutil.rmtree(to, ignore_errors=True)
+    (to / 'modules').mkdir(parents=True)
+    order = [obj / line.strip().removesuffix('.o').removesuffix('.ko') for line in read(obj / 'modules.order').splitlines()]
+    # irqbypass, kvm, kvm-amd: none but these is a module
+    names = sorted((o.name for o in order), key=lambda name: (name.startswith('kvm'), name))
+    for o in order:
+        jobs.output(['strip', '--strip-debug', '-o', to / f'modules/{o.name}.ko', f'{o}.ko'])
+    put(to / 'modules/order', ''.join(f'{name}\n' for name in names))
+    jobs.output(['strip', '--strip-debug', '-o', to / image.name, image] if not debug else ['cp', image, to / image.name])
+    put(to / 'id', made_of)

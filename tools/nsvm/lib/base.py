@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A base: a directory of patches/, what its BASE says, and its directory in build/"""
+import fcntl
+import hashlib
+import os
+import re
+import threading
+from pathlib import Path
+
+from lib import jobs
+from lib.say import Fatal
+from lib.settings import place, rel, settings
+
+# Deaf to the user's and the machine's configuration
+GIT = ['git', '-c', 'gc.auto=0', '-c', 'core.hooksPath=/dev/null', '-c', 'advice.detachedHead=false',
+       '-c', 'user.name=nsvm lab', '-c', 'user.email=nsvm@localhost']
+GIT_ENV = {'GIT_CONFIG_GLOBAL': '/dev/null', 'GIT_CONFIG_NOSYSTEM': '1'}
+locked: dict[Path, int] = {}
+
+
+def git(where: Path, *args: str, check: bool = True, env: dict[str, str] | None = None, **popen) -> str:
+    """What git prints there, without the last newline"""
+    return jobs.output([*GIT[:1], '-C', where, *GIT[1:], *args], check, env={**GIT_ENV, **(env or {})},
+                       **popen).removesuffix('\n')
+
+
+def git_ok(where: Path, *args: str, log: Path | None = None, **popen) -> bool:
+    return jobs.call([*GIT[:1], '-C', where, *GIT[1:], *args], log, env=GIT_ENV, **popen) == 0
+
+
+def put(file: Path, text: str) -> None:
+    """The file has this, whole or not at all"""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tmp = file.with_name(file.name + '.tmp')
+    tmp.write_text(text)
+    tmp.replace(file)
+
+
+def read(file: Path) -> str:
+    """What put() wrote, or nothing"""
+    return file.read_text() if file.exists() else ''
+
+
+def digest(*parts: str | bytes | Path) -> str:
+    """Names all that: text as it is, files by what is in them"""
+    h = hashlib.sha256()
+    for part in parts:
+        data = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
+        h.update(b'%d ' % len(data) + data)
+    return h.hexdigest()[:16]
+
+
+def lines(file: Path) -> list[str]:
+    """Of a file of patches/: without comments and empty lines"""
+    text = [re.sub(r'(^|\s)#.*', '', line).rstrip() for line in read(file).splitlines()]
+    return [line for line in text if line]
+
+
+def names() -> list[str]:
+    return sorted(f.parent.name for f in place.patches.glob('*/BASE'))
+
+
+class Base:
+    """Base() is what BASE= and LINUX= say, Base(name) another one"""
+
+    def __init__(self, name: str = '') -> None:
+        self.name = name or settings.BASE
+        if re.fullmatch(r'[A-Za-z0-9_][A-Za-z0-9._-]*', self.name) is None:
+            raise Fatal(f'BASE={self.name} is no name of a directory of patches/')
+        self.dir = place.patches / self.name
+        if not (self.dir / 'BASE').exists():
+            raise Fatal(f'no {rel(self.dir)}/BASE; BASE= is one of: {" ".join(names())}')
+        self.linux = ''
+        if self.name == settings.BASE and settings.LINUX != 'packaged':
+            self.linux = os.path.expanduser(settings.LINUX)
+        self.b = place.build / (self.name + ('-own' if self.linux else ''))
+        self.src = self.b / 'src'		# of what make run reads: the series
+        self.logs = self.b / 'logs'
+        self.results = self.b / 'results'
+        self.text = read(self.dir / 'BASE')
+
+    def keys(self, key: str) -> list[str]:
+        return re.findall(rf'^{key}:[ \t]*(.*?)[ \t]*$', self.text, re.M)
+
+    def key(self, key: str) -> str:
+        return (self.keys(key) or [''])[0]
+
+    def series(self) -> list[str]:
+        """The patches, in order"""
+        return lines(self.dir / 'series')
+
+    def series_id(self) -> str:
+        for p in self.series():
+            if not (self.dir / p).exists():
+                raise Fatal(f'series names {p}, but there is no such file in {rel(self.dir)}')
+        return digest(*self.series(), *(self.dir / p for p in self.series()))
+
+    def content_id(self) -> str:
+        """Names what make test tests: base, series and overlay, not the cover letter"""
+        return digest(self.commit(), self.series_id(), *sorted(place.overlay.glob('*.[ch]')))
+
+    def tested(self) -> dict[str, str]:
+        """What make test wrote when all had passed: content, date, summary"""
+        return dict(line.split(' ', 1) for line in read(self.results / 'tested').splitlines())
+
+    def is_default(self) -> bool:
+        """The one that the others are ports of"""
+        return self.name == re.search(r'^config BASE$.*?default "(.*?)"', (place.top / 'Kconfig').read_text(),
+                                      re.M | re.S)[1]
+
+    def own_test(self) -> bool:
+        """Has it gPAT, and a svm_nested_pat_test, already?  Then that, as the series
+        changes it, is the PAT test, and the series is no port"""
+        return self.key('tests') == 'own'
+
+    def tests_base(self) -> 'Base':
+        """Whose selftests run on it: its own, or as stable kernels are tested those of
+        a newer one.  The series then adds no test"""
+        other = self.key('tests')
+        if other in ('', 'own', self.name):
+            return self
+        if other not in names():
+            raise Fatal(f'{rel(self.dir)}/BASE has tests of {other}, but there is no {rel(place.patches / other)}')
+        return Base(other)
+
+    # ---- git in src ----
+
+    def git(self, *args: str, **more) -> str:
+        return git(self.src, *args, **more)
+
+    def need_tree(self) -> None:
+        if not (self.src / '.git/nsvm-base').exists():
+            raise Fatal(f'no tree in {rel(self.src)} yet: make tree')
+
+    def commit(self) -> str:
+        """The base itself, tag base"""
+        return read(self.src / '.git/nsvm-base').strip()
+
+    def head(self) -> str:
+        return self.git('rev-parse', 'HEAD')
+
+    def commits(self) -> list[str]:
+        return self.git('rev-list', '--reverse', f'{self.commit()}..HEAD').split()
+
+    def is_clean(self) -> bool:
+        return not self.git('status', '--porcelain')
+
+    def worktree(self) -> str:
+        """The tree object of what is there now: commits, edits and new files alike"""
+        index = self.src / f'.git/nsvm-index-{os.getpid()}-{threading.get_ident()}'
+        index.write_bytes((self.src / '.git/index').read_bytes())
+        env = {'GIT_INDEX_FILE': str(index)}
+        try:
+            self.git('add', '-A', env=env)
+            return self.git('write-tree', env=env)
+        finally:
+            index.unlink()
+
+    # ---- one at a time ----
+
+    def lock(self) -> 'Base':
+        if self.b not in locked and str(self.b) not in settings.LOCKED.split(':'):
+            try:
+                self.b.mkdir(parents=True, exist_ok=True)
+                fd = os.open(self.b / '.lock', os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as e:
+                raise Fatal(f'cannot write {rel(self.b)}: {e.strerror}') from None
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Fatal(f'another run is at work in {rel(self.b)}: wait for it to end') from None
+            locked[self.b] = fd
+        return self

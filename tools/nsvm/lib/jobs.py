@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Programs that the lab starts, one or many at a time
+
+Each is a process group of its own that ends when the lab does, however that
+ends.  None has the lab's standard input, nor anything that a make above it left in
+the environment, nor the settings of somebody's git or compiler.
+"""
+import concurrent.futures
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Callable, Iterable, Iterator, TypeVar
+
+from lib.say import Fatal, Ticker, elapsed, say
+from lib.settings import place, rel, settings
+
+STRAY = re.compile(r'MAKE.*|MFLAGS|GNUMAKEFLAGS|V|O|W|C|M|CC|LD|AR|HOSTCC|LLVM|ARCH|CROSS_COMPILE|SRCARCH|'
+                   r'(K|KC|KCPP|C|CPP|CXX|LD|HOST|USER|EXTRA_)FLAGS|K(CFLAGS|CPPFLAGS|AFLAGS|CONFIG_.*)|HOSTCFLAGS|LDLIBS|'
+                   r'OUTPUT|INSTALL_.*|KBUILD_.*|KHDR_INCLUDES|LOCALVERSION|TARGETS|'
+                   r'GIT_(DIR|WORK_TREE|INDEX_FILE|OBJECT_DIRECTORY|CONFIG.*)|CONFIG_|PYTHON.*')
+
+T = TypeVar('T')
+R = TypeVar('R')
+running: set[subprocess.Popen] = set()
+lock = threading.Lock()
+stopping = held = False
+came = 0	# the signal that did
+
+
+class Terminated(Exception):
+    pass
+
+
+def on_signal(number: int, _) -> None:
+    """Not in the middle of start(): what has just begun would not be known, and go on"""
+    global came
+    came = number
+    if not held:
+        interrupt()
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt if came == signal.SIGINT else Terminated()
+
+
+def stop_all() -> None:
+    """End what still runs; what is a program of the lab itself ends its own"""
+    global stopping
+    stopping = True
+    with lock:
+        left = [p for p in running if p.poll() is None]
+    for p in left:
+        kill(p, signal.SIGTERM)
+    limit = time.monotonic() + 3
+    while any(p.poll() is None for p in left) and time.monotonic() < limit:
+        time.sleep(0.02)
+    for p in left:
+        kill(p)
+
+
+def kill(p: subprocess.Popen, sig: int = signal.SIGKILL) -> None:
+    try:
+        os.killpg(p.pid, sig)
+    except ProcessLookupError:
+        pass
+
+
+def environment(**more: str) -> dict[str, str]:
+    env = {k: v for k, v in os.environ.items() if not STRAY.fullmatch(k)}
+    env.update(LC_ALL='C', **more)
+    return env
+
+
+def start(argv: list, **popen) -> subprocess.Popen:
+    """As Popen; to be waited for by finish()"""
+    global held
+    popen.setdefault('stdin', subprocess.DEVNULL)
+    popen['env'] = environment(**popen.pop('env', {}))
+    with lock:
+        if stopping:
+            raise Terminated()
+        held = True
+        try:
+            p = subprocess.Popen([str(a) for a in argv], **{'start_new_session': True, **popen})
+            running.add(p)
+        finally:
+            held = False
+    if came:
+        interrupt()
+    return p
+
+
+def finish(p: subprocess.Popen, timeout: float | None = None) -> int | None:
+    """Exit status, negative for a signal; None if it was killed at the time limit"""
+    try:
+        return p.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        kill(p)
+        p.wait()
+        with lock:
+            running.discard(p)
+
+
+def call(argv: list, log: Path | None = None, timeout: float | None = None, **popen) -> int | None:
+    """Run it, with its output in log (or nowhere); see finish()"""
+    if log is None:
+        return finish(start(argv, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, **popen), timeout)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, 'w') as f:
+        if settings.V != '1':
+            return finish(start(argv, stdout=f, stderr=subprocess.STDOUT, **popen), timeout)
+        p = start(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace', **popen)
+        for line in p.stdout:
+            f.write(line)
+            sys.stdout.write(line)
+        return finish(p, timeout)
+
+
+def output(argv: list, check: bool = True, **popen) -> str:
+    """What it prints; Fatal with its last words if it fails and check is set"""
+    data = popen.pop('input', None)
+    if data is not None:
+        popen['stdin'] = subprocess.PIPE
+    p = start(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors='replace', **popen)
+    try:
+        out, err = p.communicate(data)
+    finally:
+        rc = finish(p)
+    if rc and check:
+        raise Fatal(f'{Path(str(argv[0])).name}: {last_line(err) or last_line(out) or f"exit status {rc}"}')
+    return out
+
+
+def last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ''
+
+
+ERRORS = [re.compile(p, re.M | f) for p, f in (
+    (r'No space left on device', 0),
+    (r'^.*:[0-9]+(:[0-9]+)?: (fatal )?error:.*|^.*: undefined reference.*|^(fatal|error):.*|^E: .*', 0),
+    (r'^.*(error|\*\*\*|cannot|unable|not found).*', re.I))]
+
+
+def first_error(log: Path, rc: int | None = 1) -> str:
+    """The line of a log that says what went wrong"""
+    text = log.read_text(errors='replace') if log.exists() else ''
+    for pattern in ERRORS:
+        m = pattern.search(text)
+        if m:
+            return m[0].strip()
+    if os.statvfs(place.build).f_bavail < 256:
+        return 'No space left on device'	# for the log neither
+    return last_line(text) or ('time limit' if rc is None else f'exit status {rc}')
+
+
+def step(tag: str, log: Path, text: str, argv: list, fail: str = '', status: int = 1,
+         quiet: bool = False, **popen) -> None:
+    """A step of its own: say it and how long it took, or end with its first error
+
+    fail: how the message begins, such as "cannot unpack x"."""
+    begin = time.monotonic()
+    with Ticker(tag, text):
+        rc = call(argv, log, **popen)
+    if rc != 0:
+        error = first_error(log, rc).replace(f'{place.top}/', '')
+        raise Fatal(f'{fail or text + " failed"}: {error} (log: {rel(log)})', status)
+    if not quiet:
+        say(tag, f'{text} ({elapsed(begin)})')
+
+
+def workers() -> int:
+    """How many things to do at a time: one a CPU"""
+    return len(os.sched_getaffinity(0))
+
+
+def each(fn: Callable[[T], R], items: Iterable[T], at_once: int | None = None) -> Iterator[tuple[T, R]]:
+    """fn of each item, some at once, as they are done; after the first Fatal nothing is begun"""
+    pool = concurrent.futures.ThreadPoolExecutor(at_once or workers())
+    futures = {pool.submit(fn, item): item for item in items}
+    try:
+        for f in concurrent.futures.as_completed(futures):
+            yield futures[f], f.result()
+    except Exception:
+        pool.shutdown(cancel_futures=True)	# what has begun ends: others may need it
+        raise
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        stop_all()
+        raise
+    pool.shutdown()
+
+
+def together(*fns: Callable[[], R], at_once: int | None = None) -> list[R]:
+    """What they return, in that order"""
+    done = dict(each(lambda i: fns[i](), range(len(fns)), at_once or len(fns)))
+    return [done[i] for i in range(len(fns))]

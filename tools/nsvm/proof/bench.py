@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: GPL-2.0
+"""bench run [kernel|time]... - what the series costs: both without a name
+bench repeat [ROW] - the part that make test runs: is a second run of the benchmark the same
+as the first one, of rows whose name begins with ROW?
+
+kernel  What it costs a guest: instructions for each operation of svm_nested_pat_bench.c, on
+        the base, after each patch, with all of them; on the ports without and with theirs; on
+        the base that has gPAT of its own with its quirk enabled and disabled.  VMCB_NPT dirty,
+        and for nothing, in the same boots.  Bytes of code and of struct vcpu_svm.
+        KERNELS='base series 3': only these.
+time    What a verdict costs a developer: make run in a clone of the last commit, downloads at
+        hand; after an edit of nested.c; with nothing changed; the size of build/.  Nothing else
+        should run on the machine.
+
+Instructions are counted by the emulated machine's clock: L0's, L1's and L2's, from just
+before the operation to just after it.  Program, QEMU and command line are the same for what
+is compared, and the same command line gives the same figures, to the instruction.  A
+distribution's kernel lays out its memory at random, which takes an instruction or two, and more
+in the ioctls for nested state in L2, as these allocate some: each kernel is booted with each
+of LAYOUTS, the least figure counts, and "~" marks it if they differ.  No figure is judged.
+
+Results: bench.ktap; bench.tsv: kernel, row, minimum, median, spread, by tabs; bench.txt: the
+tables; bench.svg: the plot; bench-<kernel>-<layout>.log: the boots; bench-time.txt.
+Exit status: 0 measured, or all figures repeat; else 1.
+"""
+import re
+import shutil
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from kernel import kernels, selftests
+from kernel.kernels import Kernel
+from lib import jobs, ktap, versions
+from lib.base import Base, git, names, put, read
+from lib.ktap import Report
+from lib.say import Fatal, Ticker, elapsed, say
+from lib.settings import place, rel, settings
+from machine import boot, qemu
+from proof import vmruns
+from source import tree
+from source.debian import NOT_HERE
+
+PROGRAM = 'svm_nested_pat_bench'
+RUNS = 3		# make run
+LAYOUTS = (1, 2, 3)
+SAMPLES = 40		# of each operation; under emulation they are all alike
+PLOTTED = ('vmrun.npt_off', 'vmrun.npt_on', 'vmrun_new_g_pat.npt_on', 'l1_wrmsr_new', 'l2_wrmsr_new.npt_on',
+           'l2_rdmsr.npt_on')
+Row = tuple[int, int, int]		# minimum, median, how many samples are the median
+
+
+@dataclass
+class Figure:
+    minimum: int
+    median: int
+    spread: int		# of medians, from one layout to another
+
+
+@dataclass
+class Subject:
+    """What is booted"""
+    label: str
+    group: str		# those that are in one table
+    kernel: Kernel
+    tests_dir: Path
+    arguments: str = ''		# of the program
+    runs: list[dict[str, Row]] = field(default_factory=list)		# as they were done
+    seen: vmruns.Check = field(default_factory=lambda: vmruns.Check(PROGRAM))		# in the first layout
+    figures: dict[str, Figure] = field(default_factory=dict)
+
+
+# ---- kernels ----
+
+def own(base: Base, wanted: list[str]) -> list[Subject]:
+    """A patch that leaves the kernel's sources alone makes no kernel of its own"""
+    where = selftests.build(base, [PROGRAM])
+    steps = {str(n + 1): partial(kernels.step_kernel, n=n + 1) for n in range(len(base.series()))}
+    make = {'base': kernels.base_kernel, **steps, 'series': kernels.series_kernel}
+    found = [Subject(label, base.name, make[label](base), where) for label in make if not wanted or label in wanted]
+    return [s for before, s in zip([None, *found], found)
+            if not before or not s.label.isdigit() or s.kernel.id != before.kernel.id]
+
+
+def others(base: Base, other: Base, wanted: list[str]) -> list[Subject]:
+    """Of another base: two kernels, or one that is measured twice"""
+    name, quirk = other.name, other.own_test()
+    first, second = (f'{name}-quirk-on', f'{name}-quirk-off') if quirk else (f'{name}-base', name)
+    if not (quirk or other.series()) or wanted and not {first, second} & set(wanted):
+        return []
+    try:
+        if not quirk:
+            where = selftests.build(tree.make(other), [PROGRAM])
+            return [Subject(first, name, kernels.base_kernel(other), where),
+                    Subject(second, name, kernels.series_kernel(other), where)]
+        if not other.key('quirk'):
+            raise Fatal(f'{rel(other.dir)}/BASE has no "quirk:", the mask of what is to be disabled')
+        kernel, where = kernels.base_kernel(tree.make_base(other)), selftests.build(base, [PROGRAM])
+        off = f':-q:{other.key("quirk")}'
+        return [Subject(first, name, kernel, where), Subject(second, name, kernel, where, off)]
+    except Fatal as e:
+        if e.status != NOT_HERE:
+            raise
+        say('BENCH', f'without {name}: {e}')
+        return []
+
+
+def subjects(base: Base) -> list[Subject]:
+    """In the order of the tables"""
+    wanted = settings.given.get('KERNELS', '').split()
+    found = own(base, wanted)
+    if base.is_default() and not base.linux:
+        rest = sorted((Base(name) for name in names() if name != base.name), key=Base.own_test)
+        found += [s for other in rest for s in others(base, other, wanted)]
+    if not found:
+        raise Fatal(f'KERNELS={" ".join(wanted)}: there is no such kernel')
+    return found
+
+
+# ---- boots and figures ----
+
+def parse(log: str) -> dict[str, Row]:
+    """row -> figures"""
+    found = re.findall(r'^# ([a-z][a-z0-9_.]*) min (\d+) median (\d+), (\d+) of ', log, re.M)
+    return {row: (int(least), int(median), int(n)) for row, least, median, n in found}
+
+
+def measure(base: Base, s: Subject, layout: int, name: str = '', rows: str = '') -> None:
+    """One boot; in the first layout VMRUNs are watched.  A kernel's random numbers come from its
+    command line, too; mitigations are on as users have them, though other boots do without"""
+    limit, view = settings.number('TIMEOUT'), layout == 1
+    b = boot.run(s.kernel, name or f'bench-{s.label}-{layout}', [f'{PROGRAM}:-n:{SAMPLES}{s.arguments}{rows}'],
+                 base=base, icount=True, append=f'mitigations=auto nsvm.layout={layout}', timeout=limit,
+                 test_timeout=limit, tests_dir=s.tests_dir, view=view, live=s.seen.feed if view else None)
+    bad = [c.reason for c in ktap.cases(b.text()) if c.verdict == 'not ok']
+    found = parse(b.text())
+    if bad or not found:
+        raise Fatal(f'{s.label}: the benchmark failed: {bad[0] if bad else "no figures"} (log: {rel(b.log)})')
+    s.runs.append(found)
+
+
+def collect(runs: list[dict[str, Row]]) -> dict[str, Figure]:
+    figures = {}
+    for row in runs[0]:
+        found = sorted((run[row] for run in runs), key=lambda f: f[1])
+        figures[row] = Figure(found[0][0], found[0][1], found[-1][1] - found[0][1])
+    return figures
+
+
+def measure_all(base: Base, found: list[Subject]) -> None:
+    for old in base.results.glob('bench-*-*.*'):
+        old.unlink()
+    todo = [(s, layout) for s in found for layout in LAYOUTS]
+    with Ticker('BENCH', lambda: f'{sum(len(s.runs) for s in found)} of {len(todo)} boots') as ticker:
+        list(jobs.each(lambda job: measure(base, *job), todo))
+    say('BENCH', f'{len(todo)} boots, {len(LAYOUTS)} of each kernel ({elapsed(ticker.start)})')
+    for s in found:
+        s.figures = collect(s.runs)
+
+
+def repeat(base: Base, rows: str) -> int:
+    report = Report(base.results / 'bench.ktap')
+    s = Subject('repeat', base.name, kernels.series_kernel(base), selftests.build(base, [PROGRAM]))
+    list(jobs.each(lambda n: measure(base, s, 2, f'bench-repeat-{n}', f':-r:{rows}' if rows else ''), (1, 2)))
+    one, two = s.runs
+    differ = [f'{row}: {one[row][1]}, {two[row][1]}' for row in one if one[row] != two[row]]
+    report.item(not differ, 'counts of instructions repeat', '; '.join(differ) or f'{len(one)} operations, two runs')
+    return 0 if report.close() else 1
+
+
+# ---- tables ----
+
+def table(found: list[Subject]) -> list[str]:
+    """The first one's medians, then what each of the others has more than the one before, and
+    the last one more than the first"""
+    last = len(found) - 1
+
+    def cell(i: int, row: str) -> str:
+        figure, before = found[i].figures[row], found[0 if i == last else i - 1].figures[row]
+        more = figure.median - before.median
+        return (str(figure.median) if i == 0 else f'{more:+d}' if more else '.') + '~' * (figure.spread > 0)
+
+    width = [max(len(s.label), 7 if i == 0 else 9 if i == last else 5) for i, s in enumerate(found)]
+    lines = [('instructions', [s.label for s in found])]
+    lines += [(row, [cell(i, row) for i in range(len(found))]) for row in found[0].figures]
+    return [f'    {name:<36} ' + ' '.join(f'{c:>{w}}' for c, w in zip(cells, width)) for name, cells in lines]
+
+
+def economy(found: list[Subject]) -> list[str]:
+    """VMRUNs of L0 in the first boot of each kernel; of 1000"""
+    if not all(s.seen.vmruns for s in found):
+        return ['    VMRUNs were not watched: no QEMU for it']
+    out = ['    VMCB_NPT dirty in 1000 VMRUNs        all rows: needed  needless    vmrun.npt_on: needed  needless']
+    for s in found:
+        cases, cells = s.seen.economy, []
+        for part in (list(cases.values()), [cases[f'{PROGRAM} vmrun.npt_on']]):
+            n, dirty, wasted = (sum(getattr(e, what) for e in part) for what in ('vmruns', 'dirty', 'wasted'))
+            cells += [(dirty - wasted) * 1000 / n, wasted * 1000 / n]
+        out.append(f'    {s.label:<36} ' + ' '.join(f'{c:>{w}.1f}' for c, w in zip(cells, (16, 9, 23, 9))))
+    return out
+
+
+def size_of_vcpu(*where: str | Path) -> int:
+    """From debug information; 0 without"""
+    said = jobs.output(['pahole', '-C', 'vcpu_svm', *where], check=False) if shutil.which('pahole') else ''
+    return int((re.search(r'/\* size: (\d+)', said) or [0, 0])[1])
+
+
+def sizes(base: Base, was: Kernel, now: Kernel) -> list[str]:
+    ko = [next(m for m in kernel.modules if m.stem == 'kvm-amd') for kernel in (was, now)]
+    text = [sum(map(int, re.findall(r'^\.text\S* +(\d+)', jobs.output(['size', '-A', m]), re.M))) for m in ko]
+    # The distribution's module has BTF; of ours, what was not stripped has DWARF
+    struct = [size_of_vcpu('--btf_base', was.image, ko[0]), size_of_vcpu(base.b / 'module/arch/x86/kvm/kvm-amd.ko')]
+    return [f'    {"bytes":<36} {"base":>9} {"series":>9}',
+            *(f'    {name:<36} {a:>9} {b:>9} {b - a:>+7}' for name, (a, b) in
+              (('kvm-amd.ko: .text', text), ('sizeof(struct vcpu_svm)', struct)) if a and b)]
+
+
+def plot(found: list[Subject]) -> str:
+    """What each has more than the first one: an SVG"""
+    data = ['\t'.join(('kernel', *PLOTTED))]
+    for s in found:
+        more = [str(s.figures[row].median - found[0].figures[row].median) for row in PLOTTED]
+        data.append('\t'.join([f'patch {s.label}' if s.label.isdigit() else s.label, *more]))
+    script = ['$data << END', *data, 'END', 'set datafile separator tab',
+              "set terminal svg size 860,460 font 'DejaVu Sans,12' background '#ffffff'",
+              'set title "Instructions of one operation, more or fewer than without the series" noenhanced',
+              'set key outside right center noenhanced', 'set grid ytics', 'set yrange [*<-5:5<*]',
+              "set xzeroaxis linetype 1 linecolor rgb '#000000' linewidth 1.5", 'set style data linespoints',
+              'plot for [i=2:*] $data using 0:i:xticlabels(1) title columnheader(i) linewidth 2 pointtype i', '']
+    svg = jobs.output(['gnuplot', '-'], input='\n'.join(script))
+    return '<!-- SPDX-License-Identifier: GPL-2.0 -->\n' + svg[svg.index('<svg'):]
+
+
+def part_kernel(base: Base, report: Report) -> None:
+    found = subjects(base)
+    measure_all(base, found)
+    kernel = {s.label: s.kernel for s in found}
+    groups = [[s for s in found if s.group == group] for group in dict.fromkeys(s.group for s in found)]
+    release = re.search(r'Linux version \S+', read(base.results / f'bench-{found[0].label}-1.log'))
+    made_with = versions.write(base, qemu.find().binary, [found[0].kernel.image, *found[0].kernel.modules])
+    out = [f'    On {time.strftime("%Y-%m-%d")}, {release[0]}; {versions.short(made_with)}', '']
+    for group in groups:
+        out += [*table(group), '']
+    out += economy(found)
+    if 'base' in kernel and 'series' in kernel:
+        out += ['', *sizes(base, kernel['base'], kernel['series'])]
+    put(base.results / 'bench.txt', '\n'.join(out) + '\n')
+    put(base.results / 'bench.tsv', ''.join(f'{s.label}\t{row}\t{f.minimum}\t{f.median}\t{f.spread}\n'
+                                            for s in found for row, f in s.figures.items()))
+    (base.results / 'bench.svg').unlink(missing_ok=True)
+    if 'base' in kernel and shutil.which('gnuplot'):	# make setup installs it for bench
+        put(base.results / 'bench.svg', plot(groups[0]))
+    print('', *out, '', '  A column is what that kernel has more than the one left of it, the last one what it has',
+          f'  more than the first one. Results: {rel(base.results)}/bench.{{tsv,txt,svg}}', '', sep='\n', flush=True)
+    for s in found:
+        spreads = [f.spread for f in s.figures.values()]
+        report.item('ok', f'{s.label} measured', f'{spreads.count(0)} of {len(spreads)} operations the same in each '
+                    f'layout, all within {max(spreads)}')
+
+
+# ---- seconds ----
+
+def verdict(base: Base, clone: Path, log: Path) -> tuple[float, list[str]]:
+    """make run there: seconds; its steps, each with the second when it was done"""
+    begin, steps, last = time.monotonic(), [], ''
+    p = jobs.start(['make', 'run', f'BASE={base.name}'], cwd=clone, stdout=jobs.subprocess.PIPE,
+                   stderr=jobs.subprocess.STDOUT, text=True)
+    with open(log, 'a', buffering=1) as f:
+        for line in p.stdout:
+            f.write(line)
+            last = line.strip() or last
+            if re.match('  [A-Z]+ ', line) and ' ... ' not in line:
+                steps.append(f'{time.monotonic() - begin:12.1f}  {line.strip()}')
+    if jobs.finish(p):
+        raise Fatal(f'make run fails in a clone of this: {last} (log: {rel(log)})')
+    return time.monotonic() - begin, steps
+
+
+def part_time(base: Base, report: Report) -> None:
+    if base.linux:
+        raise Fatal('this is measured on a packaged source, not on LINUX=')
+    clone, log = place.build / 'bench/clone', base.logs / 'bench-time.log'
+    cpu = (re.search(r'^model name\s*: (.*)', read(Path('/proc/cpuinfo')), re.M) or ['', 'of some kind'])[1]
+    commit, size = git(place.top, 'rev-parse', '--short', 'HEAD'), ''
+    out = [f'    On {time.strftime("%Y-%m-%d")}, {jobs.workers()} CPUs, {cpu}; commit {commit}']
+    try:
+        shutil.rmtree(clone, ignore_errors=True)
+        put(log, '')
+        git(place.build, 'clone', '-q', str(place.top), str(clone))
+        (clone / 'build/dl').mkdir(parents=True)
+        version = tree.kernel_version(read(base.src / 'Makefile'))
+        for f in place.downloads.glob(f'*{version}*'):
+            (clone / 'build/dl' / f.name).hardlink_to(f)
+        jobs.output(['cp', '-a', place.build / 'qemu', clone / 'build'], check=False)	# if it is there
+        for what, runs in ('a fresh clone', 1), ('an edit of nested.c', RUNS), ('nothing changed', RUNS):
+            done = []
+            for n in range(runs):
+                if 'edit' in what:
+                    with open(clone / f'build/{base.name}/src/arch/x86/kvm/svm/nested.c', 'a') as f:
+                        f.write(f'static int __maybe_unused nsvm_bench_{n}(void) {{ return {n}; }}\n')
+                done.append(verdict(base, clone, log))
+            seconds, steps = sorted(done)[runs // 2]
+            detail = f'{seconds:.1f} s, median of {runs}'
+            out += ['', f'    {what} to verdict: {detail}', *steps]
+            report.item('ok', f'{what} to verdict', detail)
+            size = size or jobs.output(['du', '-smc', 'dl', 'qemu', base.name], False, cwd=clone / 'build')
+    finally:
+        shutil.rmtree(clone, ignore_errors=True)
+    out += ['', '    MB in build/ after the first one', *('{:>12}  {}'.format(*d.split()) for d in size.splitlines())]
+    put(base.results / 'bench-time.txt', '\n'.join(out) + '\n')
+    print('', *out, '', f'  Results: {rel(base.results)}/bench-time.txt', sep='\n', flush=True)
+
+
+def main(args: list[str]) -> int:
+    parts = {'kernel': part_kernel, 'time': part_time}
+    if not (args[:1] == ['run'] and set(args[1:]) <= set(parts) or args[:1] == ['repeat'] and len(args) <= 2):
+        raise Fatal('usage: bench run [kernel|time]... | bench repeat [ROW]')
+    base = Base().lock()
+    if base.own_test():
+        raise Fatal(f'the benchmark is for the ABI of this series, not for that of {base.name}')
+    tree.make(base)
+    qemu.ensure()
+    if args[0] == 'repeat':
+        return repeat(base, ''.join(args[1:]))
+    report = Report(base.results / 'bench.ktap')
+    for part in args[1:] or parts:
+        parts[part](base, report)
+    return ktap.finish(report)

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What the PAT tests must say of a kernel: patches/<base>/cases
+
+  <test> <case> <patches>    such as "svm_nested_pat_test npt_on.x 0-5,7-8": passes after
+                             those patches, 0 being none, and fails after the others
+  view <case> <patches>      the same for what the checker of VMRUNs says of a case
+"""
+from lib.base import Base, lines
+from lib.ktap import Case
+from lib.say import Fatal
+from lib.settings import rel
+from proof.vmruns import Check
+
+
+def within(n: int, ranges: str) -> bool:
+    for part in ranges.split(','):
+        first, _, last = part.partition('-')
+        if int(first) <= n <= int(last or first):
+            return True
+    return False
+
+
+def load(base: Base) -> dict[tuple[str, str], str]:
+    file = base.dir / 'cases'
+    if not file.exists():
+        raise Fatal(f'no {rel(file)}')
+    return {(test, case): ranges for test, case, ranges in (line.split() for line in lines(file))}
+
+
+def compare(base: Base, found: list[Case], n: int) -> tuple[bool, str]:
+    """Results after patch n: how many passed and failed, or what is not as it must be"""
+    want = {key: ranges for key, ranges in load(base).items() if key[0] != 'view'}
+    wrong, good, bad, seen = [], 0, 0, set()
+    for c in found:
+        if not c.case:
+            continue
+        key = (c.test, c.case)
+        seen.add(key)
+        if key not in want:
+            wrong.append(f'{c.name} is not in the file cases')
+        elif c.verdict == 'skip':
+            wrong.append(f'{c.name} was skipped: {c.reason}')
+        elif within(n, want[key]) and c.verdict != 'ok':
+            wrong.append(f'{c.name} fails and must pass: {c.reason}')
+        elif not within(n, want[key]) and c.verdict == 'ok':
+            wrong.append(f'{c.name} passes and must fail')
+        good += c.verdict == 'ok'
+        bad += c.verdict == 'not ok'
+    wrong += [f'{test} {case} is in the file cases and was not run' for test, case in want if (test, case) not in seen]
+    if wrong:
+        return False, wrong[0] + (f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else '')
+    return True, f'{good} pass, {bad} fail, as they must'
+
+
+def view_faults(base: Base, n: int) -> set[str]:
+    """The cases that the checker must find fault with after patch n"""
+    return {case for (test, case), ranges in load(base).items() if test == 'view' and not within(n, ranges)}
+
+
+def compare_view(base: Base, check: Check, n: int) -> tuple[bool, str]:
+    want, found = view_faults(base, n), {e.case.partition(' ')[2] for e in check.errors}
+    first = f': {check.errors[0].text}' if check.errors else ''
+    if found == want:
+        return True, ' '.join(sorted(found)) + first
+    return False, f'{" ".join(sorted(found)) or "none"}, and not {" ".join(sorted(want))}'
+
+
+def without_npt(found: list[Case]) -> tuple[bool, str]:
+    """Without NPT there is no nested NPT: cases pass or have nothing to test"""
+    cases = [c for c in found if c.case and c.test.startswith('svm_nested_pat_')]
+    bad = [c for c in cases if c.verdict == 'not ok']
+    ran, skipped = (sum(c.verdict == v for c in cases) for v in ('ok', 'skip'))
+    return not bad and ran > 0, f'{bad[0].name} fails: {bad[0].reason}' if bad else f'{ran} ran and passed, {skipped} skipped'

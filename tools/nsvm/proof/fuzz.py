@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-2.0
+"""fuzz run TIME [SEED] - hostile input and races, on the debug kernel
+
+fuzz run TIME [SEED]    the PAT tests once for each kernel, TIME seconds of svm_nested_pat_fuzz,
+                        a sixth of that of svm_nested_pat_race on two CPUs
+fuzz replay SEED STEPS  one round of the fuzzer again, each call is printed
+
+SEED is that of the first round, by default the time of day; STEPS are those of the round,
+as the line of a failure names them.  The kernel is that of DEBUG_KERNEL in Kconfig: KASAN,
+UBSAN, lockdep, kmemleak and more.  With a last argument "plain" it is that of make run,
+ten times as fast and blind for what only the other one sees.  While one machine runs the
+tests, or if they are known to pass a second seed (SEED + 1000000), another one fuzzes.
+The race has the host for itself.
+
+Results: fuzz.ktap, fuzz*.log, fuzz*.console; those of a failure are kept as failed-SEED.log
+and .console.  Exit status: 0 if nothing was found, else 1.
+"""
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from typing import Callable
+
+from kernel import kernels, selftests
+from kernel.kernels import Kernel
+from lib import jobs, ktap
+from lib.base import Base, digest, put, read
+from lib.say import Fatal, Ticker, begun, elapsed, say
+from lib.settings import place, rel
+from machine import boot as machine
+from proof import run
+from proof.model import watched
+
+FUZZ, RACE = 'svm_nested_pat_fuzz', 'svm_nested_pat_race'
+PROGRESS = 500		# steps between two lines of progress
+
+
+@dataclass
+class Job:
+    """A boot: what it said, and why it is none that was good"""
+    base: Base
+    label: str
+    log: str = ''
+    why: str = ''
+
+    def start(self, kernel: Kernel, limit: int, tests: list[str], **more) -> 'Job':
+        # What is slow is the machine, not the kernel: the limits are wide
+        try:
+            machine.run(kernel, self.label, tests, base=self.base, timeout=limit + 60, test_timeout=limit, **more)
+        except Fatal as e:
+            self.why = str(e).removeprefix(f'{self.label}: ').partition(' (console: ')[0]
+        self.log = read(self.base.results / f'{self.label}.log')
+        bad = [f'{c.name}: {c.verdict} {c.reason}' for c in ktap.cases(self.log) if c.verdict != 'ok']
+        self.why = self.why or (bad[0] if bad else '')
+        return self
+
+    def failure(self) -> str:
+        """Why, and how to see it again"""
+        results = self.base.results
+        at = re.findall(r'^# nsvm: fuzz.* seed=(\d+) step=(\d+) ', self.log, re.M)
+        if not at:
+            return f'{self.why} (log: {rel(results)}/{self.label}.log)'
+        seed, step = at[-1][0], int(at[-1][1]) + ('# nsvm: fuzz failed' not in self.log) * PROGRESS
+        for kind in ('log', 'console'):
+            shutil.copy(results / f'{self.label}.{kind}', results / f'failed-{seed}.{kind}')
+        return f'{self.why}; again: make fuzz SEED={seed} STEPS={step} (log: {rel(results)}/failed-{seed}.log)'
+
+
+def fuzz_said(log: str) -> str:
+    v = dict(re.findall(r'(\w+)=(\S+)', re.search(r'^# nsvm: fuzz done (.*)', log, re.M)[1]))
+    v.update(rate=int(v['calls']) * 1000 // int(v['ms']), leaks=re.search('^# leaks: ([^,\n]*)', log, re.M)[1])
+    return ('{calls} calls, {rate}/s, {sets} states set ({accepted} accepted), {failed} calls failed, {runs} runs; '
+            'seeds {seeds}; leaks: {leaks}').format(**v)
+
+
+def race_said(log: str) -> str:
+    return 'L2 ran {} times, was refused {} times, in {} turns'.format(
+        *re.search(r'^# nsvm: race ran=(\d+) refused=(\d+) turns=(\d+)', log, re.M).groups())
+
+
+def fuzz(base: Base, kernel: Kernel, plain: bool, seconds: int, seed: int) -> int:
+    tests, kind = selftests.pat_tests(base), 'plain kernel' if plain else 'debug kernel'
+    lab = [f for f in sorted((place.lab / 'machine').iterdir()) if f.is_file()]
+    stamp, key = kernel.dir / 'fuzz.passed', digest(kernel.id, *lab, *(base.b / 'selftests' / t for t in tests))
+    known, race_time = read(stamp) == key, seconds // 6 + 1
+    report = ktap.Report(base.results / 'fuzz.ktap')
+
+    def hostile(label: str, first: int) -> Job:
+        return Job(base, label).start(kernel, seconds + 400, [f'{FUZZ}:{first}:{seconds}'], view=False)
+
+    def second() -> Job:
+        if known:
+            return hostile('fuzz2', seed + 1000000)
+        return Job(base, 'fuzz-suite').start(kernel, 600, tests, view=False)
+
+    def judge(name: str, job: Job, said: Callable[[str], str]) -> bool:
+        return report.item(not job.why, name, job.failure() if job.why else said(job.log))
+
+    say('FUZZ', f'{seconds} s of seed {seed}, {kind}')
+    with Ticker('FUZZ', 'fuzzing'):
+        one, two = jobs.together(lambda: hostile('fuzz', seed), second)
+        race = Job(base, 'fuzz-race').start(kernel, race_time * 10 + 240, [f'{RACE}:{race_time}'], smp=2)
+    judge('KVM_SET_NESTED_STATE, hostile', one, fuzz_said)
+    if known:
+        judge('KVM_SET_NESTED_STATE, hostile', two, fuzz_said)
+        report.item(True, f'PAT tests, {kind}', 'passed before, and nothing changed since')
+    elif judge(f'PAT tests, {kind}', two, lambda log: f'{sum(bool(c.case) for c in ktap.cases(log))} cases'):
+        put(stamp, key)
+    if judge('VMRUN against a changing g_pat', race, race_said):
+        watched(report, 'VMRUNs of the race', run.view_of(base, 'fuzz-race'))
+    print(f'  {elapsed(begun)} in all; results: {rel(report.path)}')
+    return 0 if report.close() else 1
+
+
+def main(args: list[str]) -> int:
+    plain = args[-1:] == ['plain']
+    what, *words = (args[:-1] if plain else args) or ['']
+    if any(not word.isdigit() for word in words) or (what, len(words)) not in (('run', 1), ('run', 2), ('replay', 2)):
+        raise Fatal('usage: fuzz run TIME [SEED] [plain] | fuzz replay SEED STEPS [plain], all numbers')
+    first, second = int(words[0]), int(words[1]) if words[1:] else int(time.time())
+    if what == 'run' and not first:
+        raise Fatal('TIME=0: how many seconds?')
+    base = Base()
+    run.prepare(base)
+    kernel = kernels.series_kernel(base, debug=not plain)
+    selftests.build(base, [FUZZ, RACE])
+    if what == 'run':
+        return fuzz(base, kernel, plain, first, second)
+    job = Job(base, 'replay').start(kernel, 600, [f'{FUZZ}:{first}:0:{second}'], view=False)
+    print(re.sub('^# nsvm: (?!fuzz).*\n', '', job.log, flags=re.M))
+    print(job.why or f'  Seed {first}: nothing found in {second} steps')
+    return 1 if job.why else 0

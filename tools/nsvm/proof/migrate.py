@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-2.0
+"""migrate [run [REASON]] - carry checkpoints between kernels without and with the series, and mainline
+
+migrate run [REASON]  save VMs on each kernel, restore them on each kernel, see that L1 and
+                      L2 find the PATs that the table in proof/migrations says.  With REASON,
+                      or if mainline cannot be had, its rows and columns are skipped
+migrate table         what L2's PAT is to be, as the design page has it
+
+Mainline is that base of patches/ which has gPAT of its own, without its series.  Each
+VMRUN is watched: what a guest reads is what the CPU runs it with on every kernel.
+
+Results: migrate.ktap; migrate.txt, the table of what was seen; migrate-{save,restore}-*.log.
+Exit status: 0 all as in the table, 1 not.
+"""
+import re
+import shutil
+from itertools import zip_longest
+from typing import Callable, Iterable, Iterator, NamedTuple
+
+from kernel import kernels, selftests
+from kernel.kernels import Kernel
+from lib import jobs, ktap
+from lib.base import Base, lines, put, read
+from lib.say import Fatal, Ticker, elapsed, say
+from lib.settings import place, rel, settings
+from machine import boot as machine
+from machine.boot import Boot
+from proof import run
+from proof.model import mainline, watched
+from source import tree as source_tree
+
+PROGRAM = 'svm_nested_pat_migrate'
+RULES = place.lab / 'proof/migrations'
+ORDERS = ('msrs-first', 'msrs-last')
+# kernel -> the PATs of its guests; on and off are one: mainline with its quirk, and without
+PATS = {'base': 'shared', 'series': 'separate', 'on': 'shared', 'off': 'unquirked'}
+STATES = {
+    'l2': 'inside L2',
+    'l2-known': 'inside L2, and the VMM knows of the header vmcb_pa only',
+    'l2-qemu': 'the same, after L2 was left and run again: QEMU',
+    'l2-again': 'inside L2, restored on the series, and saved again before it ran',
+    'l2-no-npt': 'inside L2, without nested NPT',
+    'l1': 'in L1 after L2 ran; L2 is run anew',
+    'smm': 'in SMM over L2; RSM resumes L2',
+    'smm-gif': 'in SMM over L2, and the VMM sets GIF in nested state',
+}
+# What makes no difference if it is saved there: no header to lose, GIF is set
+SAME = {'base': ('l2-known', 'l2-qemu', 'smm-gif'), 'series': ('smm-gif',), 'on': ('l2-known', 'l2-qemu'), 'off': ()}
+LEGEND = '''\
+hPAT    L1's IA32_PAT when it was saved
+gPAT    what L2 had written to its own
+vmcb12  what L1 had written to vmcb12.g_pat, and L2 did not have yet
+0       all memory is uncacheable for L2
+A,B     A until the next #VMEXIT, and B from the next VMRUN on
+'''
+Rule = Callable[[str, str, str], list[str]]
+
+
+def parse_rules(text: Iterable[str]) -> Rule:
+    """(state, saver, restorer) -> the four PATs that are to be expected, see proof/migrations"""
+    rows = [line.split() for line in text]
+
+    def rule(state: str, saver: str, restorer: str) -> list[str]:
+        found = [r[3:] for r in rows if r[0] == state and saver in r[1].split(',') and restorer in r[2].split(',')]
+        if len(found) != 1 or len(found[0]) != 4:
+            raise Fatal(f'{rel(RULES)} has not one line for {state} from {saver} to {restorer}')
+        return found[0]
+    return rule
+
+
+# ---- lists of jobs, see svm_nested_pat_migrate.c ----
+
+def save_jobs(k: str) -> list[str]:
+    return [f'{state}.{k} /tmp/keep/{k} {state} {PATS[k]}' for state in ('l2', 'l2-back', 'l2-no-npt', 'l1', 'smm')]
+
+
+def again_jobs(savers: list[str]) -> Iterator[str]:
+    """What the series itself saved is legacy state if the header is not whole"""
+    for k in savers:
+        where, header = (f'/tmp/keep/{k}', 'known') if k == 'series' else (f'/tests/{k}', 'whole')
+        for order in ORDERS:
+            yield f'l2-again.{k}.{order} /tmp/keep/again again {where} l2.{k} {order} {header}'
+
+
+def restore_jobs(rule: Rule, savers: list[str], k: str) -> Iterator[str]:
+    for saver, state in ((saver, state) for saver in savers for state in STATES if state not in SAME[saver]):
+        saved, header = {'l2-known': ('l2', 'known'), 'l2-qemu': ('l2-back', 'known'),
+                         'smm-gif': ('smm', 'gif')}.get(state, (state, 'whole'))
+        for order in ORDERS:
+            name, how = f'{state}.{saver}.{k}.{order}', ' '.join([order, header, PATS[k], *rule(state, saver, k)])
+            if state != 'l2-again':
+                yield f'{name} /tests/{saver} {saved}.{saver} {how}'
+                continue
+            for first in ORDERS:
+                yield f'{name}.saved-again-{first} /tests/again {state}.{saver}.{first} {how}'
+
+
+def boot_all(base: Base, of: dict[str, Kernel]) -> dict[str, Boot]:
+    """name -> boot; of: base, series, and perhaps mainline"""
+    rule, where = parse_rules(lines(RULES)), base.b / 'migrate'
+    savers = {'base': ['base'], 'series': ['series'], 'mainline': ['on', 'off']}
+    every = [k for k in PATS if 'mainline' in of or k in ('base', 'series')]
+    todo = {f'save-{k}': [job for s in savers[k] for job in save_jobs(s)] for k in of}
+    todo['save-series'] += again_jobs(every)
+    todo |= {f'restore-{k}': [job for s in savers[k] for job in restore_jobs(rule, every, s)] for k in of}
+
+    def boot(name: str, files: Iterable[str]) -> Boot:
+        what, k = name.split('-')
+        put(where / name, ''.join(f'{job}\n' for job in todo[name]))
+        keep = where / f'{name}.tgz' if what == 'save' else None
+        done = machine.run(of[k], f'migrate-{name}', [f'{PROGRAM}:{what}:/tests/{name}'], base=base, keep=keep,
+                           files=[where / f for f in (name, *files)], test_timeout=settings.number('TIMEOUT'))
+        if keep:
+            for c in ktap.cases(done.text()):
+                if c.verdict != 'ok':
+                    raise Fatal(f'{k} does not save {c.name}: {c.verdict}, {c.reason} (log: {rel(done.log)})')
+            if jobs.call(['tar', '-xzf', keep, '-C', where]):
+                raise Fatal(f'what {k} saved did not get out of the machine (log: {rel(done.log)})')
+        return done
+
+    shutil.rmtree(where, ignore_errors=True)
+    with Ticker('MIGRATE', 'saving') as ticker:
+        boots = dict(jobs.each(lambda name: boot(name, []), [f'save-{k}' for k in of if k != 'series']))
+        boots['save-series'] = boot('save-series', [k for k in every if k != 'series'])
+    say('MIGRATE', f'{sum(len(todo[f"save-{k}"]) for k in of)} checkpoints saved ({elapsed(ticker.start)})')
+    with Ticker('MIGRATE', 'restoring') as ticker:
+        boots |= jobs.each(lambda name: boot(name, [*every, 'again']), [f'restore-{k}' for k in of])
+    say('MIGRATE', f'{sum(len(todo[f"restore-{k}"]) for k in of)} restores, each on another boot than saved '
+        f'({elapsed(ticker.start)})')
+    shutil.rmtree(where)
+    return dict(sorted(boots.items()))
+
+
+# ---- results ----
+
+class Seen(NamedTuple):
+    state: str
+    saver: str
+    restorer: str
+    l2: str		# the PAT that L2 has, by who wrote it; refused; SKIP
+    after: str	# the next #VMEXIT; - or the same: nothing to tell
+    wrong: bool = False
+
+
+def seen(log: str) -> Iterator[Seen]:
+    """Of each restore"""
+    for part in re.split(r'^#\s+RUN\s+', log, flags=re.M)[1:]:
+        saw = re.search(r'^# saw l2=(\S+)(?:.* next=(\S+))?', part, re.M) or ['', '?', '-']
+        yield Seen(*part.split('.')[:3], saw[1], saw[2] or '-', not re.search('^ok ', part, re.M))
+
+
+def expected() -> Iterator[Seen]:
+    """As the rules have it"""
+    rule = parse_rules(lines(RULES))
+    for where in ((state, s, r) for s in PATS for state in STATES if state not in SAME[s] for r in PATS):
+        want = rule(*where)
+        yield Seen(*where, want[0], want[3])
+
+
+def matrix(found: Iterable[Seen]) -> str:
+    """For people"""
+    cells: dict[tuple[str, str, str], dict[str, None]] = {}
+    for s in found:
+        shared = PATS[s.saver] == 'shared' or s.state == 'l2-no-npt'
+        whose = {'L2': 'hPAT' if shared else 'gPAT', 'L1': 'L1' if shared else 'hPAT', 'g_pat': 'vmcb12'}
+        pats = [whose.get(pat, pat) for pat in ([s.l2] if s.after in ('-', s.l2) else [s.l2, s.after])]
+        cells.setdefault(s[:3], {})[','.join(pats) + '!' * s.wrong] = None
+    out = [LEGEND, f'{"saved by":<16}  restored by', ' ' * 16 + ''.join(f'  {k:<11}' for k in PATS).rstrip()]
+    for state, title in STATES.items():
+        out.append(title)
+        for saver in PATS:
+            row = ['/'.join(cells.get((state, saver, k), ())) for k in PATS]
+            if any(row):
+                out.append((f'  {saver:<14}' + ''.join(f'  {cell:<11}' for cell in row)).rstrip())
+    return '\n'.join(out) + '\n'
+
+
+def missing_in_docs() -> str:
+    """The first line of the table that the design page has not, or is not of the table; or nothing"""
+    page = read(place.top / 'Documentation/virt/kvm/x86/nested-svm-pat.rst')
+    part = page.partition('\nCheckpoints between kernels\n')[2].partition('\nHow it is tested\n')[0]
+    has = [line[4:] for line in part.splitlines() if line.startswith('    ')]
+    wants = [line for line in matrix(expected()).splitlines() if line]
+    return next((want or has for want, has in zip_longest(wants, has) if want != has), '')
+
+
+def migrate(base: Base, reason: str) -> int:
+    if not base.series():
+        raise Fatal(f'no series in {rel(base.dir)}: nothing to compare with')
+    of = {'base': run.prepare(base)}
+    selftests.build(base, [PROGRAM])
+    if not reason:
+        try:
+            of['mainline'] = kernels.base_kernel(source_tree.make_base(mainline()))
+        except Fatal as e:
+            if e.status != 3:
+                raise
+            reason = str(e)
+    of['series'] = kernels.series_kernel(base)
+    for old in base.results.glob('migrate*'):
+        old.unlink()
+    boots = boot_all(base, of)
+    restored = '\n'.join(boot.text() for name, boot in boots.items() if 'restore' in name)
+    skipped = [s._replace(l2='SKIP', after='-') for s in expected() if reason and {'on', 'off'} & {*s[1:3]}]
+    text = matrix([*seen(restored), *skipped])
+    put(base.results / 'migrate.txt', text)
+    print('\n' + re.sub('^(?=.)', '  ', text, flags=re.M))
+
+    report, cases = ktap.Report(base.results / 'migrate.ktap'), ktap.cases(restored)
+    for state in STATES:
+        these = [c for c in cases if c.case.split('.')[0] == state]
+        bad = [f'{c.case}: {c.reason}' for c in these if c.verdict != 'ok']
+        said = f'{len(these)} restores, as they must' if these else 'from and to mainline only'
+        verdict = not bad if these else 'skip'
+        report.item(verdict, f'checkpoint {state}', f'{bad[0]} ({len(bad)} of these)' if bad else said)
+    lost = [c for c in cases if c.verdict == 'not ok' and '.' not in c.case]
+    if lost and not report.count('not ok'):
+        report.item(False, 'checkpoints', f'{lost[0].name}: {lost[0].reason}')
+    for name in boots:
+        watched(report, f'VMRUNs of migrate-{name}', run.view_of(base, f'migrate-{name}'))
+    if reason:
+        report.item('skip', 'checkpoints of and for mainline', reason)
+    good = report.close()
+    say('MIGRATE', f'{"" if good else "NOT "}as {rel(RULES)} says; results: {rel(base.results)}/migrate.txt')
+    return 0 if good else 1
+
+
+def main(args: list[str]) -> int:
+    if args == ['table']:
+        print(matrix(expected()), end='')
+        return 0
+    if args[:1] not in ([], ['run']) or len(args) > 2:
+        raise Fatal('usage: migrate run [REASON] | table')
+    return migrate(Base(), args[1] if args[1:] else '')

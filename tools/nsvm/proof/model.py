@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-2.0
+"""model [run] - compare KVM with the model of the two PATs, after each step of every short sequence
+
+model run              every sequence of 3 operations, every one of DEPTH= (5) from different
+                       states, RANDOM= (600) random ones with SEED= (the clock's)
+model test             the part of it that make test runs
+model mainline         the same with a KVM that somebody else made: that base of patches/
+                       which has gPAT of its own, with its quirk disabled.  It does the same
+                       but for the operations in its file differences, and those do differ
+model mainline-series  the same with its series: what is a "defect" in differences must no
+                       longer differ
+model seq SEQ          one sequence, such as run-a.write.smi.rsm.read
+model names            the operations
+
+Machines with one CPU each share the work, each VMRUN is watched.  A difference is made
+as short as it can be and printed such that `model seq` takes it.
+
+Results: model.ktap, model-mainline.ktap, model-mainline-series.ktap; what the program said:
+model*.log.  Exit status: 0 no difference, 1 a difference, or it could not be run.
+"""
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from kernel import kernels, selftests
+from lib import jobs, ktap
+from lib.base import Base, lines, names, read
+from lib.ktap import Report
+from lib.say import Fatal, Ticker, elapsed, say
+from lib.settings import place, rel, settings
+from machine import boot as machine
+from machine.boot import Boot
+from proof import run, vmruns
+from source import tree as source_tree
+
+PROGRAM = 'svm_nested_pat_model'
+# What differs only where L1 breaks the rule for clean bits, if a defect is repaired, and the
+# operations with which it does
+CLEAN_BITS = 'run-a-clean'
+BREACH = {'run-a-off', 'run-a-off-bad', 'poke', 'poke-bad'}
+# Longer than what is gone through, and wrong without the repair
+REPAIRS = ('run-a.write.set-outside.run-a-clean.read', 'run-b.save.vmmcall.run-a.load.vmmcall.run-a-clean.read')
+
+
+def option(name: str, default: int) -> int:
+    """NAME=NUMBER of the command line"""
+    return settings.number(name) if name in settings.given else default
+
+
+def one_cpu(kernel: kernels.Kernel, label: str, tests: list[str], base: Base, limit: int, **more) -> Boot:
+    return machine.run(kernel, label, [f'{PROGRAM}:{t}' for t in tests], base=base, smp=1, timeout=limit,
+                       test_timeout=limit, **more)
+
+
+def watched(report: Report, name: str, seen: vmruns.Check | None) -> None:
+    if seen:
+        report.item(seen.ok, name, seen.figures if seen.ok else seen.text().split('\n')[0])
+    else:
+        report.item('skip', name, 'no QEMU that can load the plugin, or not emulated')
+
+
+def sums(log: str) -> dict[str, Counter[str]]:
+    """Of each "# NAME: N sequences, N steps, N differences, S s", all of that name taken together"""
+    found: dict[str, Counter[str]] = {}
+    for name, *n in re.findall(r'^# (.*): (\d+) sequences, (\d+) steps, (\d+) differences', log, re.M):
+        found.setdefault(name, Counter()).update(parts=1, sequences=int(n[0]), steps=int(n[1]), differ=int(n[2]))
+    return found
+
+
+def show_differences(log: str) -> None:
+    """What differs, the shortest sequence, how to see it again"""
+    for block in re.findall(r'^# (differs.*(?:\n#.*){0,3})', log, re.M)[:10]:
+        print('  ' + block.replace('\n#', '')[:400])
+
+
+# ---- this KVM ----
+
+def explore(base: Base, plan: list[str], limit: int, what: str) -> int:
+    run.prepare(base)
+    selftests.build(base, [PROGRAM])
+    kernel, shares = kernels.series_kernel(base), range(jobs.workers())
+    report, begin = Report(base.results / 'model.ktap'), time.monotonic()
+    seen = [vmruns.Check(f'model{i}') for i in shares]
+    logs = [base.results / f'model{i}.log' for i in shares]
+    for log in logs:
+        log.unlink(missing_ok=True)
+
+    def progress() -> str:
+        text = '\n'.join(map(read, logs))
+        planned = [int(n) for n in re.findall(r'^# (\d+) beginnings', text, re.M)]
+        part = -(-len(planned) // len(shares))
+        return f'part {part} of {len(plan)}, {text.count("# RUN ")} of {sum(planned)} beginnings'
+
+    def share(i: int) -> Boot:
+        mine = [f'{t}:-w:{i}/{len(shares)}' for t in plan]
+        return one_cpu(kernel, f'model{i}', mine, base, limit, live=seen[i].feed)
+
+    say('MODEL', what)
+    with Ticker('MODEL', progress):
+        list(jobs.each(share, shares))
+    said = '\n'.join(map(read, logs))
+    results = sums(said)
+    for name, n in results.items():
+        good = n['parts'] == len(shares) and not n['differ']
+        report.item(good, name, f'{n["sequences"]} sequences, {n["steps"]} steps')
+    for s in seen:
+        watched(report, 'VMRUNs in all of them', s if s.vmruns or s.end else None)
+    bad = [c.reason for c in ktap.cases(said) if c.verdict != 'ok']
+    if bad or len(results) != len(plan):
+        report.item(False, 'KVM does what the model does', bad[0] if bad else 'not all was run')
+    show_differences(said)
+    good = report.close()
+    say('MODEL', f'KVM {"does what the model does" if good else "and the model differ"} ({elapsed(begin)}); '
+        f'logs: {rel(base.results)}/model*.log')
+    return 0 if good else 1
+
+
+# ---- another KVM ----
+
+def mainline() -> Base:
+    """The base that has gPAT of its own"""
+    found = [n for n in names() if Base(n).own_test()]
+    if len(found) != 1:
+        raise Fatal(f'not one base of {rel(place.patches)} has "tests: own": {" ".join(found) or "none"}')
+    return Base(found[0])
+
+
+@dataclass
+class Line:
+    """Of the file differences: <operations, with dots> <rule> <whose>: <what and why>"""
+    operations: set[str]
+    rule: str
+    text: str
+    sequences: list[str] = field(default_factory=list)		# that it explains
+
+
+def judge(known: list[Line], log: str, seen: vmruns.Check, repaired: bool) -> str:
+    """What is wrong, or nothing: what no line explains; a line that explains nothing; a defect
+    that is repaired, and still there"""
+    found = [(sequence, False) for sequence in re.findall(r'^# differs: .* in (\S+)', log, re.M)]
+    found += [(error.case.partition(' ')[2], True) for error in seen.errors]
+    other: list[str] = []
+    for sequence, in_vmcb in found:
+        explain = [line.sequences for line in known if ('in the VMCB only' in line.text) == in_vmcb
+                   and line.operations & {*sequence.split('.')}]
+        (explain or [other])[0].append(sequence)
+    wrong = [f'{len(other)} differences that no line explains, such as {min(other, key=len)}'] if other else []
+    for line in known:
+        gone = repaired and line.text.startswith('defect')
+        none = '(none: repaired)' if gone else '(none: the line is stale)'
+        example = min(line.sequences, key=len, default=none)
+        print(f'  {line.rule:<3} {len(line.sequences):5} times, such as {example}\n      {line.text}')
+        if gone == bool(line.sequences):
+            wrong.append(f'{line.rule} {".".join(sorted(line.operations))}: {"still there" if gone else none}')
+    return '; '.join(wrong)
+
+
+def compare(base: Base, repaired: bool) -> int:
+    other = mainline()
+    quirk = other.key('quirk')
+    if not quirk:
+        raise Fatal(f'{rel(other.dir)}/BASE has no "quirk:", the mask of what is to be disabled')
+    if repaired:
+        kernel = kernels.series_kernel(source_tree.make(other))
+    else:
+        kernel = kernels.base_kernel(source_tree.make_base(other))
+    words = [line.split(None, 2) for line in lines(other.dir / 'differences')]
+    known = [Line(set(operations.split('.')), rule, text) for operations, rule, text in words]
+    without = set().union(*(line.operations for line in known if not repaired or not line.text.startswith('defect')))
+    if repaired:
+        without = without - {CLEAN_BITS} | BREACH
+    run.prepare(base)
+    selftests.build(base, [PROGRAM])
+    name, theirs = f'mainline{"-series" * repaired}', f'-t:-q:{quirk}'
+    but = f'{theirs}:-e:{".".join(sorted(without))}'
+    same = [*(f'-x:{seq}:{theirs}' for seq in REPAIRS if repaired), f'-d:3:-m:{but}',
+            f'-r:{option("RANDOM", 40)}:-s:{option("SEED", 1)}:{but}']
+    report, begin = Report(base.results / f'model-{name}.ktap'), time.monotonic()
+    say('MODEL', f'{other.name}{" with its series" * repaired}, with and without what is known to differ')
+    one, two = jobs.together(lambda: one_cpu(kernel, f'{name}-same', same, base, 600),
+                             lambda: one_cpu(kernel, f'{name}-other', [f'-d:3:-m:-c:{theirs}'], base, 600))
+    total = sum(sums(one.text()).values(), Counter())
+    bad = [c.reason for c in ktap.cases(one.text()) if c.verdict != 'ok']
+    show_differences(one.text())
+    report.item(not bad, 'with its series, it does what the model does' if repaired else
+                'mainline, quirk disabled, does what the model does',
+                bad[0] if bad else f'{total["sequences"]} sequences, {total["steps"]} steps')
+    seen, seen_two = run.view_of(base, f'{name}-same'), run.view_of(base, f'{name}-other')
+    if seen and not seen.ok:
+        watched(report, 'VMRUNs of it', seen)
+    wrong = judge(known, two.text(), seen_two, repaired) if seen_two else ''
+    report.item(not wrong if seen_two else 'skip', 'where it does not, file differences says why',
+                wrong or f'{len(known)} kinds' if seen_two else 'VMRUNs are not watched')
+    say('MODEL', f'done ({elapsed(begin)}); logs: {rel(base.results)}/{name}-*.log')
+    return 0 if report.close() else 1
+
+
+def sequence(base: Base, seq: str) -> int:
+    run.prepare(base)
+    selftests.build(base, [PROGRAM])
+    boot = one_cpu(kernels.series_kernel(base), 'model-seq', [f'-x:{seq}'], base, 60)
+    print('\n'.join(re.findall(r'^# ((?!nsvm:).*)', boot.text(), re.M)))
+    bad = [c.reason for c in ktap.cases(boot.text()) if c.verdict != 'ok']
+    seen = run.view_of(base, 'model-seq')
+    print('\n'.join([*bad, *([seen.text()] if seen else [])]))
+    return 0 if not bad and (not seen or seen.ok) else 1
+
+
+def main(args: list[str]) -> int:
+    base = Base()
+    if args in ([], ['run']):
+        depth, random, seed = option('DEPTH', 5), option('RANDOM', 600), option('SEED', int(time.time()))
+        small = min(depth, 3)
+        plan = [f'-d:{small}', *([f'-d:{depth}:-m'] if depth > 3 else []), f'-r:{random}:-s:{seed}']
+        deep = f', of {depth} from different states' if depth > 3 else ''
+        return explore(base, plan, 3600, f'every sequence of {small} operations{deep}, random ones of seed {seed}')
+    if args == ['test']:
+        plan = ['-d:2', '-d:4:-m', f'-r:{option("RANDOM", 60)}:-s:{option("SEED", 1)}']
+        return explore(base, plan, 600, 'every sequence of 2 operations, of 4 from different states, random ones')
+    if args in (['mainline'], ['mainline-series']):
+        return compare(base, args == ['mainline-series'])
+    if len(args) == 2 and args[0] == 'seq':
+        return sequence(base, args[1])
+    if args == ['names']:
+        print(' '.join(re.findall(r'^\t\{ "([a-z-]*)",', read(place.overlay / f'{PROGRAM}.c'), re.M)))
+        return 0
+    raise Fatal('usage: model run|test|mainline|mainline-series | seq SEQ | names')

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: GPL-2.0
+"""mutants [all] - break the series on purpose, and see that the tests and the VMRUN view notice
+
+mutants all        each small change that mutate.py knows, one at a time
+mutants sample N   N of them, always the same: two that only the view can find, the
+                   others spread evenly
+mutants NAME...    these, whatever is known of them; what was built stays to be looked at
+mutants list       what there is: name, line, what it does to which statement
+
+A mutant is built and booted with npt=1, and with npt=0 if it lives.  It is killed by the
+first case of the PAT tests that fails, else by a fault that the view finds, or by a kernel
+that hangs, panics or complains.  The test that killed it the last time, or its neighbour,
+goes first.  One that does not build counts as neither.  patches/<base>/equivalent lists
+those that cannot be told from the original, "<name> <reason>"; a line there that names no
+mutant, or one that was killed, is an error.
+
+What is known is kept in build/<base>/mutants.json until the series, a test or a tool
+changes: an interrupted run goes on where it stopped.
+
+Results: mutants.ktap; mutants.txt, each mutant and what was the first to kill it.  Exit
+status: 0 if all were killed or are equivalent, else 1.
+"""
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Iterator
+
+from kernel import kernels, selftests
+from kernel.kernels import Kernel
+from lib import jobs, ktap
+from lib.base import Base, digest, lines, put, read
+from lib.say import Fatal, Ticker, elapsed, say
+from lib.settings import place, rel, settings
+from machine import boot as machine
+from proof import mutate, run
+from proof.mutate import Mutant
+from source import tree as source_tree
+
+# Deleted, nothing but the view can tell
+FOR_THE_VIEW = ('vmcb_mark_dirty(vmcb, VMCB_NPT);', 'vmcb_set_gpat(svm->nested.vmcb02.ptr, gpat);')
+NOTHING = 'the series itself'
+
+
+@dataclass
+class Result:
+    verdict: str	# killed, survived, unbuilt
+    why: str = ''
+    by: str = ''	# the test that killed it
+    id: str = ''	# of all that this depends on
+
+
+# ---- one mutant ----
+
+def killer(base: Base, kernel: Kernel, label: str, npt: int, tests: list[str]) -> Result | None:
+    """What kills it, if anything does"""
+    try:
+        boot = machine.run(kernel, label, tests, base=base, npt=npt, until_failure=True)
+    except machine.Misbehaved as e:
+        return Result('killed', str(e).removeprefix(f'{label}: ').partition(' (console: ')[0])
+    for c in ktap.cases(boot.text()):
+        if c.verdict == 'not ok':
+            return Result('killed', c.name + ('' if npt else ', npt=0'), c.test)
+    seen = run.view_of(base, label)
+    if seen and not seen.ok:
+        return Result('killed', f'the view: {seen.text().partition(": ")[2].splitlines()[0]}')
+    return None
+
+
+def judge(base: Base, mutant: Mutant, worker: int, tests: list[str]) -> Result:
+    label = f'mutant{worker}'
+    try:
+        kernel = kernels.tree_kernel(base, mutate.tree(base, mutant, worker), f'-{label}', label, werror=False)
+    except Fatal as e:
+        why = str(e).partition(' does not build: ')[2].partition(' (log: ')[0]
+        if not why or 'No space left' in why:
+            raise
+        return Result('unbuilt', rel(why))
+    return killer(base, kernel, label, 1, tests) or killer(base, kernel, label, 0, tests) or Result('survived')
+
+
+def in_order(mutant: Mutant, tests: list[str], every: list[Mutant], past: dict[str, Result]) -> list[str]:
+    """The likely killer first"""
+    near = [m for m in every if m.file == mutant.file and m.name in past and past[m.name].by in tests]
+    near.sort(key=lambda m: (m != mutant, abs(m.first - mutant.first)))
+    return sorted(tests, key=lambda t: t != past[near[0].name].by) if near else tests
+
+
+def judge_all(base: Base, todo: list[Mutant], every: list[Mutant],
+              past: dict[str, Result]) -> Iterator[tuple[Mutant, Result]]:
+    """As they are done; past: what was known at any time, to go by"""
+    tests, free = selftests.pat_tests(base), list(range(jobs.workers()))
+
+    def one(mutant: Mutant) -> Result:
+        worker = free.pop()
+        try:
+            return judge(base, mutant, worker, in_order(mutant, tests, every, past))
+        finally:
+            free.append(worker)
+
+    return jobs.each(one, todo)
+
+
+# ---- all that are wanted ----
+
+def depends_on(base: Base, kernel: Kernel) -> str:
+    """Names all that a verdict does"""
+    lab = [f for room in ('lib', 'kernel', 'machine') for f in sorted((place.lab / room).iterdir()) if f.is_file()]
+    lab += [place.lab / 'proof' / f for f in ('mutants.py', 'mutate.py', 'vmruns.py')]
+    tests = [base.b / 'selftests' / t for t in selftests.pat_tests(base)]
+    how = [getattr(settings, s) for s in ('ACCEL', 'CPU', 'MEMORY', 'QEMU', 'SMP', 'TIMEOUT', 'TEST_TIMEOUT', 'VIEW')]
+    return digest(kernel.id, *how, *tests, *lab)
+
+
+def judge_unknown(base: Base, wanted: list[Mutant], every: list[Mutant], again: bool) -> dict[str, Result]:
+    """What is known of these, in the end"""
+    kernel, file = kernels.series_kernel(base), base.b / 'mutants.json'
+    key, count = depends_on(base, kernel), 0
+    past = {name: Result(**r) for name, r in json.loads(read(file) or '{}').items()}
+    todo = [m for m in wanted if again or m.name not in past or past[m.name].id != key]
+
+    def keep(name: str, result: Result) -> None:
+        result.id = key
+        past[name] = result
+        put(file, json.dumps({n: asdict(r) for n, r in past.items()}, indent=0))
+
+    if todo:
+        say('MUTANTS', f'{len(wanted)} of {len(every)}, {len(todo)} to be judged')
+        with Ticker('MUTANTS', lambda: f'{count} of {len(todo)}') as ticker:
+            if NOTHING not in past or past[NOTHING].id != key:
+                failure = killer(base, kernel, 'mutant', 1, selftests.pat_tests(base))
+                if failure:
+                    raise Fatal(f'{NOTHING} is killed by {failure.why}')	# then all are, by that
+                keep(NOTHING, Result('survived'))
+            for mutant, result in judge_all(base, todo, every, past):
+                count += 1
+                keep(mutant.name, result)
+        say('MUTANTS', f'{count} judged ({elapsed(ticker.start)})')
+    return past
+
+
+def origins(base: Base, files: set[str]) -> dict[tuple[str, int], str]:
+    """(file, line) -> the patch that it is from"""
+    number = {commit: f'patch {n}' for n, commit in enumerate(base.commits(), 1)}
+    blame = {f: base.git('blame', '-s', '-l', f'{base.commit()}..HEAD', '--', f).splitlines() for f in files}
+    return {(f, n): number[line[:40]] for f in files for n, line in enumerate(blame[f], 1) if line[:40] in number}
+
+
+def report(base: Base, wanted: list[Mutant], every: list[Mutant], known: dict[str, Result], name: str) -> bool:
+    """For people, and for make test; is all well?"""
+    reasons = dict(line.split(None, 1) for line in lines(base.dir / 'equivalent'))
+    names = {m.name for m in every}
+    stale = [f'stale: {n} is listed as equivalent and is no mutant' for n in reasons if n not in names]
+    from_patch = origins(base, {m.file for m in wanted})
+    rows: dict[str, Counter[str]] = {}
+    told: list[tuple[str, str]] = []
+    for m in wanted:
+        # A statement's first line may be an old one
+        patch = next((p for i in range(8) if (p := from_patch.get((m.file, m.first + i)))), 'base')
+        verdict, why = known[m.name].verdict, known[m.name].why
+        if verdict == 'killed' and m.name in reasons:
+            stale.append(f'stale: {m.name} is listed as equivalent and was killed by {why}')
+        if verdict == 'survived' and m.name in reasons:
+            verdict, why = 'equivalent', reasons[m.name]
+        rows.setdefault(f'{patch}  {Path(m.file).name}', Counter())[verdict] += 1
+        told.append((verdict, f'{verdict:<10} {patch}  {m.name} line {m.first}, {m.what}: {m.code}' +
+                     (f'\n           {"by " * (verdict == "killed")}{why}' if why else '')))
+    total = rows['all'] = sum(rows.values(), Counter())
+    print(f'\n  {"where":<24} {"mutants":>8} {"killed":>8} {"equivalent":>11} {"survived":>9} {"unbuilt":>8}')
+    for row, n in rows.items():
+        print(f'  {row:<24} {n.total():8} {n["killed"]:8} {n["equivalent"]:11} {n["survived"]:9} {n["unbuilt"]:8}')
+    print('\n  '.join(['', *(text for verdict, text in told if verdict != 'killed'), *stale]))
+    put(base.results / 'mutants.txt', ''.join(f'{text}\n' for _, text in told))
+    print(f'  Each mutant and what was the first to kill it: {rel(base.results)}/mutants.txt')
+    bad = [text.split('\n')[0] for verdict, text in told if verdict == 'survived'] + stale
+    more = [f'{total[v]} {v}' for v in ('equivalent', 'unbuilt') if total[v]]
+    result = ktap.Report(base.results / 'mutants.ktap')
+    result.item(not bad, name, ', '.join([f'{total["killed"]} of {len(wanted)}', *more, *bad]))
+    return result.close()
+
+
+def main(args: list[str]) -> int:
+    base, prepare = Base(), source_tree.make if args == ['list'] else run.prepare
+    prepare(base)
+    if not base.is_clean():
+        raise Fatal(f'{rel(base.src)} has edits that are in no commit: commit them first')
+    every = mutate.mutants(base.src, base.commit(), '|'.join(lines(base.dir / 'mutate')))
+    if not every:
+        raise Fatal('the series changes nothing in arch/x86/kvm')
+    wanted, name, named = every, 'each mutant is killed', False
+    if args == ['list']:
+        print('\n'.join(f'{m.name}\t{m.first}\t{m.what}\t{m.code}' for m in every))
+        return 0
+    if args[:1] == ['sample'] and len(args) == 2 and args[1].isdigit():
+        some = [m for m in every if m.what == 'deleted' and m.code in FOR_THE_VIEW]
+        n = int(args[1]) - len(some)
+        some += [every[i * len(every) // n] for i in range(n)]
+        wanted, name = [m for m in every if m in some], 'a sample of mutants is killed'
+    elif args not in ([], ['all']):
+        wanted, name, named = [m for m in every if m.name in args], 'these mutants are killed', True
+        if len(wanted) != len({*args}):
+            raise Fatal(f'no mutant {" ".join({*args} - {m.name for m in wanted})} (mutants list)')
+    good = report(base, wanted, every, judge_unknown(base, wanted, every, again=named), name)
+    if named:
+        print(f'  kernel: {rel(base.b)}/mutant0, its sources and objects: {rel(base.b)}/module-mutant0')
+    return 0 if good else 1

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: GPL-2.0
+"""run - boot the base and the series, run the PAT tests on both, print what changed
+
+The base is not run again if nothing has changed that its results depend on: then they
+stand.  The series always runs.  Of each the tests are in two machines side by side,
+where there are two CPUs.  Where there is no series, nor edits in src, the base alone runs
+the tests of its own tree, and nothing is judged but that it works at all.
+
+Results: build/<base>/results/{base,series}.log, .console, .vmrun; run.ktap, view.txt,
+versions.txt; base.id: what the results of the base depend on.
+Exit status: 0 if no case is "not ok" on the series, its VMRUNs are right, and both
+kernels behaved.
+"""
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+from kernel import kernels, selftests
+from kernel.kernels import Kernel
+from lib import jobs, ktap, versions
+from lib.base import Base, digest, put, read
+from lib.ktap import Case
+from lib.say import Fatal, begun, elapsed, say
+from lib.settings import place, rel, settings
+from machine import boot, qemu
+from proof import vmruns
+from source import tree
+
+MACHINE = ('init', 'boot.py', 'cpio.py', 'vmrun.c')
+CONFIG = ('ACCEL', 'CPU', 'SMP', 'MEMORY', 'TIMEOUT', 'TEST_TIMEOUT', 'VIEW')
+
+
+def halves(past: list[Case], tests: list[str]) -> list[list[str]]:
+    """The tests in two groups that take about as long, by what they took the last time.  A test that is
+    long may be in both: with its fixtures that are in the first one, and with all but these"""
+    ms = {c.test: c.ms for c in past}
+    parts: list[tuple[float, str, str]] = []		# time, test, fixture
+    for t in tests:
+        fixtures = Counter(c.case.partition('.')[0] for c in past if c.test == t and '.' in c.case)
+        of = {f: ms[t] * n / fixtures.total() for f, n in fixtures.items()} if len(fixtures) > 1 else {'': ms.get(t, 0)}
+        parts += [(time, t, f) for f, time in of.items()]
+    groups: list[list[tuple[float, str, str]]] = [[], []]
+    for part in sorted(parts, key=lambda part: -part[0]):
+        min(groups, key=lambda g: sum(time + 1 for time, _, _ in g)).append(part)
+    first, second = ([(t, f) for _, t, f in g] for g in groups)
+    both = {t for t, _ in first} & {t for t, _ in second}
+
+    def arguments(t: str, option: str) -> str:
+        return ':'.join([t, *(f'{option}:{f}' for name, f in first if name == t and t in both)])
+    return [[arguments(t, option) for t in tests if t in {name for name, _ in group}]
+            for group, option in ((first, '-f'), (second, '-F')) if group]
+
+
+def merge(logs: list[str], tests: list[str]) -> str:
+    """One log of them, the tests in that order; what is in both has one beginning and one end"""
+    found = [m for log in logs for m in re.finditer(
+        r'^# nsvm: begin (\S+)\n(.*?)^# nsvm: end \S+ rc=([0-9]+) ms=([0-9]+)\n', log, re.M | re.S)]
+    out = [logs[0].partition('\n')[0] + '\n']
+    for t in tests:
+        parts = [m for m in found if m[1] == t]
+        rc, ms = max(int(m[3]) for m in parts), sum(int(m[4]) for m in parts)
+        out.append(f'# nsvm: begin {t}\n{"".join(m[2] for m in parts)}# nsvm: end {t} rc={rc} ms={ms}\n')
+    return ''.join([*out, '# nsvm: done\n'])
+
+
+def both(base: Base, kernel: Kernel, label: str, tests: list[str]) -> None:
+    """results/label.*: of the tests in the order in which they were asked for"""
+    begin = time.monotonic()
+    past = ktap.cases(read(base.results / f'{label}.log') or read(base.results / 'base.log'))
+    groups = halves(past, tests) if jobs.workers() > 1 else [tests]
+    for f in base.results.glob(f'{label}.*'):
+        f.unlink()
+    done = jobs.together(*(lambda i=i, g=g: boot.run(kernel, f'{label}.{i}', g, base=base)
+                           for i, g in enumerate(groups, 1)))
+    put(base.results / f'{label}.log', merge([b.text() for b in done], tests))
+    put(base.results / f'{label}.console', ''.join(b.console.read_text(errors='replace') for b in done))
+    if done[0].vmruns:
+        join(base.results / f'{label}.vmrun', [b.vmruns for b in done])
+    for f in base.results.glob(f'{label}.[12].*'):
+        f.unlink()
+    say('BOOT', f'{label}, npt=1, {len(tests)} tests ({elapsed(begin)})')
+
+
+def join(to: Path, logs: list[Path]) -> None:
+    """One log of VMRUNs, whose numbers go on"""
+    past = last = 0
+    with open(to, 'w') as f:
+        for i, log in enumerate(logs):
+            f.write('B\n' if i else '')
+            for line in open(log):
+                if line[0] in 'VMAE' and line[1] == ' ':
+                    kind, n, rest = line.split(' ', 2)
+                    last = int(n) + past
+                    line = f'{kind} {last} {rest}'
+                f.write(line)
+            past = last
+
+
+def base_id(kernel: Kernel, base: Base, tests: list[str]) -> str:
+    q = qemu.find()
+    return digest(kernel.id, read(base.b / 'selftests/.stamp'), *(place.lab / 'machine' / f for f in MACHINE),
+                  place.lab / 'proof/vmruns.py', q.binary, q.version, str(q.plugin), *tests, *(getattr(settings, c) for c in CONFIG))
+
+
+def base_alone(base: Base, kernel: Kernel) -> int:
+    tests_dir = selftests.build(base, selftests.NEIGHBOURS)
+    tests = read(tests_dir / '.stamp').split()[1:]
+    both(base, kernel, 'base', tests)
+    found = ktap.cases(read(base.results / 'base.log'))
+    put(base.results / 'run.ktap', ktap.nested({'base': found}))
+    for c in found:
+        if not c.case:
+            print(f'  {c.test:<32}  {c.verdict}{": " + c.reason if c.reason else ""}')
+    if not any(c.verdict == 'ok' for c in found):
+        raise Fatal(f'no test passes (log: {rel(base.results)}/base.log)')
+    print(f'\n  There is no series in {rel(base.dir)}, and thus no verdict. {elapsed(begun)} in all; '
+          f'results: {rel(base.results)}/run.ktap')
+    return 0
+
+
+def prepare(base: Base) -> Kernel:
+    """Source, tests, the base's kernel, and a saved machine of it"""
+    jobs.together(lambda: tree.make(base), qemu.ensure)
+
+    def machine() -> Kernel:
+        kernel = kernels.base_kernel(base)
+        boot.save(base, kernel)
+        return kernel
+    return jobs.together(machine, lambda: selftests.build(base))[0]
+
+
+def view_of(base: Base, label: str) -> vmruns.Check | None:
+    log = base.results / f'{label}.vmrun'
+    if not log.exists():
+        return None
+    with open(log) as f:
+        return vmruns.check(f, label)
+
+
+def main(args: list[str]) -> int:
+    if args:
+        raise Fatal('usage: run')
+    base = Base().lock()
+    kernel = prepare(base)
+    if base.worktree() == base.git('rev-parse', 'base^{tree}'):
+        return base_alone(base, kernel)
+    tests = selftests.wanted(base)
+    if not tests:
+        raise Fatal(f'no tests to run: no svm_nested_pat test in {rel(place.overlay)}')
+    made_of = base_id(kernel, base, tests)
+
+    def run_base() -> None:
+        log = base.results / 'base.log'
+        if read(base.results / 'base.id') == made_of and log.exists():
+            say('BOOT', f'base: results of {time.strftime("%H:%M:%S", time.localtime(log.stat().st_mtime))}, '
+                        'nothing that they depend on has changed')
+            return
+        (base.results / 'base.id').unlink(missing_ok=True)
+        both(base, kernel, 'base', tests)
+        put(base.results / 'base.id', made_of)
+        check = view_of(base, 'base')
+        put(base.results / 'base.view', check.text() + '\n' if check else '')
+
+    series = jobs.together(run_base, lambda: kernels.series_kernel(base))[1]
+    made_with = jobs.together(lambda: versions.write(base, qemu.find().binary, [kernel.image, *series.modules]),
+                              lambda: both(base, series, 'series', tests))[0]
+    say('VERSIONS', f'{versions.short(made_with)}; all: {rel(base.results)}/versions.txt')
+    found = {label: ktap.cases(read(base.results / f'{label}.log')) for label in ('base', 'series')}
+    put(base.results / 'run.ktap', ktap.nested(found))
+    text, good = ktap.table(found['base'], found['series'])
+    print(text)
+    check = view_of(base, 'series')
+    if check:
+        # On the base no error here: what a series repairs may be seen nowhere else
+        said = read(base.results / 'base.view') + check.text() + '\n'
+        put(base.results / 'view.txt', said)
+        print('\n' + ''.join(f'  {line}\n' for line in said.splitlines()), end='')
+        good = good and check.ok
+    elif settings.VIEW == 'y':
+        print('\n  VMRUNs were not watched: no QEMU for it, or no emulation')
+    print(f'  The series {"does what it should" if good else "fails"}. {elapsed(begun)} in all; results: '
+          f'{rel(base.results)}/run.ktap')
+    return 0 if good else 1

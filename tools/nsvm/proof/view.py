@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: GPL-2.0
+"""view [CASE|list] - what happened in a case of the last make run, at each VMRUN
+view check LABEL=LOG... - what hardware would have got wrong, and the figures
+
+The story of CASE, on the base and with the series, and its picture: results/view.svg.
+CASE is the name of a test or of a case, or the end of one after a dot; list names them
+all.  The logs are what the plugin vmrun.c wrote, see there, and vmruns.py for the checks:
+a line an error, the first one in each of ten cases (V=1: all), and a line a log.
+
+Exit status of check: 1 if there is an error, or nothing to check.
+"""
+from pathlib import Path
+
+from lib.base import Base, put, read
+from lib.say import Fatal
+from lib.settings import place, rel, settings
+from proof import story, vmruns
+
+DEFAULT = 'npt_on.l2_write_is_saved_at_vmexit'
+
+
+def check(logs: list[str]) -> int:
+    ok = True
+    for arg in logs:
+        label, _, log = arg.partition('=')
+        try:
+            with open(log, errors='replace') as f:
+                result = vmruns.check(f, label)
+        except OSError as e:
+            raise Fatal(f'no log {rel(log) or arg}: {e.strerror}') from None
+        print(result.text(all=settings.V == '1'), flush=True)
+        ok &= result.ok
+    return 0 if ok else 1
+
+
+def stories(log: Path, case: str) -> list[story.Story]:
+    if not log.exists():
+        raise Fatal(f'no {rel(log)}: make run first')
+    with open(log, errors='replace') as f:
+        return story.stories(f, case)
+
+
+def show(case: str) -> None:
+    base = Base()
+    if case == 'list':
+        for s in stories(base.results / 'series.vmrun', ''):
+            if s.vmruns:
+                print(f'{s.vmruns:6} VMRUNs  {s.verdict:7} {s.test} {s.case}')
+        return
+    tests = base.src / 'tools/testing/selftests/kvm/x86' if base.own_test() else place.overlay
+    names = story.pat_names(read(tests / 'svm_nested_pat_test.c'))
+    panels = {}
+    for kernel, title in ('base', base.name), ('series', 'with the series'):
+        log = base.results / f'{kernel}.vmrun'
+        found = stories(log, case)
+        if not found:
+            raise Fatal(f'no case {case} in {rel(log)}: make view CASE=list')
+        print(f'\n{kernel}\n' + '\n\n'.join(story.text(s, names) for s in found))
+        panels[title] = next((s for s in found if s.events), found[0])
+    picture = story.svg(panels, names)
+    if not picture:
+        print('\n  no picture: too long, or nothing happened')
+        return
+    put(base.results / 'view.svg', picture)
+    print(f'\n  as a picture: {rel(base.results / "view.svg")}')
+
+
+def main(args: list[str]) -> int:
+    if args[:1] == ['check'] and len(args) > 1:
+        return check(args[1:])
+    if len(args) > 1 or args == ['check']:
+        raise Fatal('usage: view [CASE|list] | view check LABEL=LOG...')
+    show(args[0] if args else DEFAULT)
+    return 0

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: GPL-2.0
+"""check [all|fast|list|am|NAME...] - what a maintainer, a build robot or a distribution asks of a series first
+
+What is checked is patches/<base>, applied by plain git am to the base; not what is in src, but that
+checks that boot take its kernel.  Nothing is compiled but arch/x86/kvm and what it needs, user-space
+headers, the series' selftest, and documents; in build/<base>/check.  "fast" is what takes no more
+than 3 minutes and needs no complete source; "am" only applies the patches; "list" prints names.
+
+One line a check: verdict, the patches one by one where it is about each (its number where it holds, x
+where not), time, what was seen, on failure the log.  The same as KTAP: results/check.ktap.  A result
+that is no failure is kept until something changes that it depends on ("kept" in the time column;
+AGAIN=1: do it anyway).  Interrupted, it goes on where it was.
+
+A check is a file checks/NAME (POSIX sh) or checks/NAME.py.  Comments at its top say
+  GROUP: title (each|whole[, fast])   first words of its heading, one of GROUPS; what the table calls
+                 it; whether it is about each patch or the whole series
+  depends: WHAT  what its result depends on besides the patches, the base, the versions of TOOLS, this
+                 file, checks/lib.sh and itself: files and directories of patches/<base> or of the
+                 repository; "kernel" is that of the series, with the QEMU that boots it
+It runs in a process of its own.  sh: "NAME FILE", where FILE assigns the variables of write(); exit
+status 0, 1 (it fails), 4 (skip: cannot be had here), and the last line of output that begins with
+"seen: " is what the table says.  Python: check(series, n) returns that text, n being the patch, or the
+last one; or raises Fatal(text), with status 3 for a skip.
+
+Exit status: 0 if nothing failed, else 1.
+"""
+import importlib
+import re
+import shlex
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernel import kernels
+from lib import jobs, ktap
+from lib.base import Base, digest, git, git_ok, put, read
+from lib.say import Fatal, Ticker, elapsed
+from lib.settings import place, rel, settings
+from machine import qemu
+from source import tree as source_tree
+
+GROUPS = ('The mails', 'Code', 'Configurations (arch/x86/kvm, gcc, W=1, KVM_WERROR)', 'User-space ABI',
+          'The selftest', 'Documents')
+TOOLS = ('gcc', 'g++', 'clang', 'ld', 'ld.lld', 'make', 'sparse', 'spatch', 'sphinx-build', 'pahole', 'abidiff',
+         'perl', 'python3')
+CHECKS = Path(__file__).parent / 'checks'
+SKIP, NOT_HERE = 4, 3	# exit status of a check, status of a Fatal
+WIDE = 14		# patches, in the table
+
+
+@dataclass
+class Series:
+    """The patches as they were applied"""
+    base: Base
+    tree: Path			# a git tree in which one or the other of them is checked out
+    commits: list[str]		# the first one is the base
+
+    @property
+    def work(self) -> Path:
+        return self.base.b / 'check'
+
+    @property
+    def n(self) -> int:
+        return len(self.commits) - 1
+
+    def git(self, *args: str, **more) -> str:
+        return git(self.tree, *args, **more)
+
+    def message(self, n: int, form: str) -> str:
+        return self.git('log', '-1', f'--format={form}', self.commits[n])
+
+    def patch(self, n: int) -> Path:
+        return self.base.dir / self.base.series()[n - 1]
+
+    def kernel(self) -> kernels.Kernel:
+        """What is in src, with edits, if anything is"""
+        if self.base.worktree() == self.base.git('rev-parse', 'base^{tree}'):
+            source_tree.make_series(self.base)
+        return kernels.series_kernel(self.base)
+
+    def sh(self, script: str) -> None:
+        """Run that with lib.sh; ends the check if it fails"""
+        sys.stdout.flush()
+        rc = jobs.finish(jobs.start(['sh', '-euc', f'. "$0"\n{script}', CHECKS / 'lib.sh', self.work / 'this']))
+        if rc:
+            raise SystemExit(SKIP if rc == SKIP else 1)
+
+
+def write(series: Series, n: int, before: int) -> Path:
+    """For a check in sh: the repository, the tree to work in, commits of the base and of the series; what this
+    check is about: a patch, its commit and the one before, or all of the series"""
+    values = {'top': place.top, 'tree': series.tree, 'work': series.work, 'base': series.commits[0],
+              'last': series.commits[-1], 'before': series.commits[before], 'commit': series.commits[n],
+              'patch': series.patch(n) if n else ''}
+    put(series.work / 'this', ''.join(f'{k}={shlex.quote(str(v))}\n' for k, v in values.items()))
+    return series.work / 'this'
+
+
+@dataclass
+class Check:
+    file: Path
+    title: str
+    group: int
+    each: bool
+    fast: bool
+    depends: list[str]
+
+    @property
+    def name(self) -> str:
+        return self.file.stem
+
+    def log(self, n: int, series: Series) -> Path:
+        return series.base.logs / f'check-{self.name}{f"-{n}" if self.each else ""}.log'
+
+
+def all_checks() -> list[Check]:
+    groups = [g.partition(' (')[0] for g in GROUPS]
+    head, found = rf'^# ({"|".join(groups)}): (.*) \((each|whole)(, fast)?\)\n(?:# depends: (.*))?', []
+    for file in (f for f in CHECKS.iterdir() if f.is_file() and f.name[0] != '.' and f.name != 'lib.sh'):
+        m = re.search(head, read(file), re.M)
+        if not m:
+            raise Fatal(f'{rel(file)} does not say what it is, see review/check.py')
+        found.append(Check(file, m[2], groups.index(m[1]), m[3] == 'each', bool(m[4]), (m[5] or '').split()))
+    return sorted(found, key=lambda c: (c.group, c.name))
+
+
+# ---- what a result depends on ----
+
+def common_key() -> str:
+    tools = [*TOOLS, *sorted(map(str, Path('/usr/bin').glob('clang-[0-9]*')))]
+    versions = dict(jobs.each(lambda t: jobs.output([t, '--version'], check=False) if shutil.which(t) else '', tools))
+    return digest(*(f'{t} {versions[t]}' for t in tools), Path(__file__), CHECKS / 'lib.sh')
+
+
+def contents(path: Path) -> list[Path | str]:
+    files = [path] if path.is_file() else [f for f in path.rglob('*') if f.is_file() and f.suffix != '.pyc']
+    return [part for f in sorted(files) for part in (str(f.relative_to(path.parent)), f)]
+
+
+def key(check: Check, n: int, series: Series, common: str) -> str:
+    parts: list[Path | str] = [common, check.file, series.commits[0]]
+    if check.file.suffix:
+        parts += contents(place.lab / 'lib')
+    if check.each:
+        parts += [series.patch(n), *(series.git('rev-parse', f'{c}^{{tree}}') for c in series.commits[n - 1:n + 1])]
+    else:
+        parts.append(series.base.series_id())
+    for what in check.depends:
+        if what == 'kernel':
+            parts += [series.kernel().id, qemu.find().version]
+        else:
+            parts += [what, *contents(series.base.dir / what), *contents(place.top / what)]
+    return digest(*parts)
+
+
+# ---- one check ----
+
+def once(check: Check, n: int, series: Series, common: str) -> tuple[str, str, int | None]:
+    """Do it, or take the result that is kept: verdict, what was seen, ms (None: it was kept)"""
+    stamp, log = series.work / f'kept/{check.name}.{n if check.each else "all"}', check.log(n, series)
+    try:
+        now = key(check, n, series, common)
+    except Fatal as e:
+        put(log, f'{e}\n')
+        return 'skip' if e.status == NOT_HERE else 'not ok', str(e), 0
+    was = read(stamp).split('\n')
+    if was[0] == now and settings.given.get('AGAIN') != '1':
+        return was[1], was[2], None
+    stamp.unlink(missing_ok=True)
+    begin, this = time.monotonic(), write(series, n, n - 1 if check.each else 0)
+    rc = jobs.call(['sh', check.file, this] if not check.file.suffix else
+                   [place.lab / 'nsvm', 'check', 'one', check.name, series.tree, str(n), *series.commits,
+                    *settings.arguments()], log)
+    ms = round((time.monotonic() - begin) * 1000)
+    seen = (re.findall(r'^seen: (.*)$', log.read_text(errors='replace'), re.M) or [''])[-1]
+    if rc not in (0, SKIP):
+        error = jobs.first_error(log, rc).replace(f'{series.tree}/', '').replace(f'{place.top}/', '')
+        return 'not ok', seen or error, ms
+    verdict = 'skip' if rc else 'ok'
+    put(stamp, f'{now}\n{verdict}\n{seen}\n')
+    return verdict, seen, ms
+
+
+def one(name: str, tree: str, n: str, *commits: str) -> int:
+    """The process of a check in Python"""
+    series = Series(Base(), Path(tree), list(commits))
+    try:
+        print(f'seen: {importlib.import_module(f"review.checks.{name}").check(series, int(n))}')
+    except Fatal as e:
+        print(f'seen: {e}')
+        return SKIP if e.status == NOT_HERE else 1
+    return 0
+
+
+# ---- the table ----
+
+def took(ms: float) -> str:
+    return f'{ms / 1000:.1f} s' if ms < 60000 else f'{ms // 60000:.0f} m {ms // 1000 % 60:02.0f} s'
+
+
+def line(report: ktap.Report, verdict: str, title: str, marks: str, when: str, seen: str) -> None:
+    word = 'SKIP' if verdict == 'skip' else verdict
+    print(f'  {word:<6}  {title:<46}  {marks or "-":<{WIDE}}  {when:>8}  {seen}'.rstrip(), flush=True)
+    report.item(verdict, title, f'{marks} {seen}'.strip() if verdict == 'not ok' else seen)
+
+
+def do(check: Check, series: Series, common: str, report: ktap.Report) -> None:
+    with Ticker('CHECK', check.title):
+        results = {n: once(check, n, series, common) for n in (range(1, series.n + 1) if check.each else [series.n])}
+    failed = [n for n, (verdict, _, _) in results.items() if verdict == 'not ok']
+    marks = ''.join('x' if n in failed else str(n % 10) for n in results) if check.each else ''
+    done = [ms for _, _, ms in results.values() if ms is not None]
+    verdict = 'not ok' if failed else min((verdict for verdict, _, _ in results.values()), default='ok')
+    seen = next((seen for _, seen, _ in results.values() if seen), '')
+    if failed:
+        n = failed[0]
+        seen = f'{f"{n}: " if check.each else ""}{results[n][1]} (log: {rel(check.log(n, series))})'
+    line(report, verdict, check.title, marks, took(sum(done)) if done else 'kept', seen)
+
+
+# ---- the patches ----
+
+def part(base: Base) -> Path:
+    """What src has of the base, in a worktree of its own, for checks that are fast"""
+    tree = base.b / 'check/part'
+    if not (tree / '.git').exists() or not git_ok(tree, 'rev-parse', 'HEAD'):
+        shutil.rmtree(tree, ignore_errors=True)
+        base.git('worktree', 'prune')
+        base.git('worktree', 'add', '-q', '--no-checkout', '--detach', str(tree), 'base')
+        if base.linux:
+            git(tree, 'sparse-checkout', 'set', '--no-cone', *(f'/{p}' for p in source_tree.PART))
+    return tree
+
+
+def apply(base: Base, tree: Path) -> tuple[Series, bool]:
+    """What plain git makes of them, as of someone without any setting; and whether it was known"""
+    file, commit = base.b / f'check/{tree.name}.applied', git(tree, 'rev-parse', 'base^{commit}')
+    of, commits = digest(base.series_id(), commit), read(file).split()
+    known = commits[:1] == [of]
+    if not known:
+        last = source_tree.apply_in(base, tree)
+        git(tree, 'update-ref', 'refs/nsvm/check', last)
+        commits = [of, commit, *git(tree, 'rev-list', '--reverse', f'{commit}..{last}').split()]
+        put(file, '\n'.join(commits) + '\n')
+    return Series(base, tree, commits[1:]), known
+
+
+def main(args: list[str]) -> int:
+    if args[:1] == ['one']:
+        return one(*args[1:])
+    checks = all_checks()
+    if args == ['list']:
+        print('\n'.join(f'  {c.name:<18} {c.title}' for c in checks))
+        return 0
+    for name in set(args) - {c.name for c in checks} - {'all', 'fast', 'am'}:
+        raise Fatal(f'no check {name}; tools/nsvm/nsvm check list names them')
+    wanted = [c for c in checks if not args or 'all' in args or c.name in args or c.fast and 'fast' in args]
+    base = source_tree.make_base(Base())
+    report = ktap.Report(base.results / 'check.ktap', quiet=True)
+    print(f'\n  {"":<6}  {"check":<46}  {"patches":<{WIDE}}  {"time":>8}  seen\n  {"-" * 107}\n\n  {GROUPS[0]}')
+    title, begin, group = 'git am on the pristine base', time.monotonic(), 0
+    needed = {c.fast for c in wanted} or {True}
+    try:
+        trees = {fast: part(base) if fast else source_tree.make_whole(base) for fast in needed}
+        applied = {fast: apply(base, tree) for fast, tree in trees.items()}
+    except Fatal as e:
+        line(report, 'not ok', title, '', elapsed(begin), f'{e} (log: {rel(base.logs / "am.log")})')
+        wanted = []
+    else:
+        digits = ''.join(str(n % 10) for n in range(1, len(base.series()) + 1))
+        known = all(known for _, known in applied.values())
+        line(report, 'ok', title, digits, 'kept' if known else elapsed(begin), '')
+    common = common_key() if wanted else ''
+    for c in wanted:
+        if c.group != group:
+            print(f'\n  {GROUPS[c.group]}')
+            group = c.group
+        do(c, applied[c.fast][0], common, report)
+    report.quiet = False
+    return ktap.finish(report)

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=dash
+#
+# What checks share, see ../check.py. Sourced by each of them, with its arguments.
+
+# Python and what it can import are those of Debian's packages
+PATH=/usr/bin:/bin:$PATH
+set -eu
+# shellcheck source=/dev/null
+. "$1"
+jobs=-j$(nproc)
+
+# What the table says; why it fails, or cannot be done here
+seen() { echo "seen: $1"; }
+wrong() { seen "$1"; exit 1; }
+not_here() { seen "$1"; exit 4; }
+
+# g: git in the tree, which it must not look for further up
+g() { GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 git -C "$tree" --git-dir=.git "$@"; }
+
+# touched [PATTERN...]: files that differ between $before and $commit
+touched() { g diff --name-only --diff-filter=d "$before" "$commit" -- "$@"; }
+
+# at COMMIT: it is checked out
+at() { g read-tree --reset -u "$1"; }
+
+# more_than BASE SERIES: "count<tab>finding" a line; those that BASE has not, or fewer of
+more_than()
+{
+	new=$(awk -F '\t' 'FILENAME == ARGV[1] { had[$2] = $1; next } $1 > had[$2] + 0 { print $2 }' "$1" "$2")
+	[ -z "$new" ] || { echo "$new"; wrong "$(echo "$new" | head -n 1)"; }
+}
+
+# counted: lines become what more_than takes
+counted()
+{
+	sort | uniq -c | awk '{ c = $1; sub(/^ *[0-9]+ /, ""); print c "\t" $0 }'
+}
+
+total() { awk '{ s += $1 } END { print s + 0 }' "$1"; }
+
+# ---- compiling ----
+
+kmake()
+{
+	make -C "$tree" O="$obj" W=1 LOCALVERSION= KBUILD_BUILD_USER=nsvm KBUILD_BUILD_HOST=check \
+		KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 2026' "$@"
+}
+
+compile() { kmake "$jobs" "$@" arch/x86/kvm/; }
+
+# Is that a symbol of this base?
+is_symbol()
+{
+	(cd "$tree" && grep -r -q --include='Kconfig*' -E "^(menu)?config $1\$" arch/x86 arch/Kconfig virt \
+		init kernel crypto drivers/hv drivers/crypto drivers/iommu)
+}
+
+# configure OBJ DEFCONFIG SYMBOL=VALUE... [-- MAKE-ARGUMENT...]: with no symbol
+# lost. Symbols that this base does not have are left out.
+configure()
+{
+	obj=$work/$1 defconfig=$2
+	key=$({ echo "$*"; gcc --version; clang --version; cat "${0%/*}/lib.sh"; g ls-files -s '*Kconfig*'; } | sha256sum)
+	shift 2
+	[ "$(cat "$obj/config-key" 2>/dev/null)" != "$key" ] || return 0
+	rm -f "$obj/config-key"
+	symbols=
+	while [ $# -gt 0 ] && [ "$1" != -- ]; do
+		if is_symbol "${1%%=*}"; then
+			symbols="$symbols $1"
+		else
+			echo "no ${1%%=*} in this base"
+		fi
+		shift
+	done
+	[ $# -eq 0 ] || shift
+	mkdir -p "$obj"
+	kmake "$@" "$defconfig"
+	for s in $symbols; do
+		"$tree/scripts/config" --file "$obj/.config" --set-val "${s%%=*}" "${s#*=}"
+	done
+	kmake "$@" olddefconfig
+	for s in $symbols; do
+		v=$("$tree/scripts/config" --file "$obj/.config" --state "${s%%=*}")
+		case ${s#*=}:$v in
+		"$v:${s#*=}"|n:undef|n:n) ;;
+		*) lost "${s%%=*}" "$v" "${s#*=}";;
+		esac
+	done
+	echo "$key" >"$obj/config-key"
+}
+
+# May be another one
+lost() { wrong "the configuration has $1=$2, and not $3"; }
+
+# All of KVM on, as modules: what distributions have
+everything="MODULES=y EXPERT=y WERROR=n HYPERVISOR_GUEST=y PARAVIRT=y HYPERV=y HIGH_RES_TIMERS=y
+CRYPTO=y CRYPTO_HW=y CRYPTO_DEV_CCP=y CRYPTO_DEV_CCP_DD=m IOMMU_SUPPORT=y AMD_IOMMU=y CRYPTO_DEV_SP_PSP=y
+AMD_MEM_ENCRYPT=y
+KVM=m KVM_AMD=m KVM_INTEL=m KVM_WERROR=y KVM_SMM=y KVM_HYPERV=y KVM_XEN=y KVM_AMD_SEV=y"
+
+# with SYMBOL=VALUE...: $everything, changed by these
+with()
+{
+	for s in $everything; do
+		for c in "$@"; do
+			[ "${c%%=*}" != "${s%%=*}" ] || s=$c
+		done
+		echo "$s"
+	done
+}
+
+# config SYMBOL=VALUE...: KVM compiles with $everything, changed by these. Skipped if
+# there is no such first symbol. Starts from the objects of w1: what both need is there.
+config()
+{
+	at "$commit"
+	is_symbol "${1%%=*}" || not_here "this base has no ${1%%=*}"
+	if [ ! -e "$work/config" ] && [ -f "$work/gcc/config-key" ]; then
+		cp -a "$work/gcc/" "$work/config.tmp"
+		rm -f "$work/config.tmp/config-key"
+		mv "$work/config.tmp" "$work/config"
+	fi
+	# shellcheck disable=SC2046
+	configure config x86_64_defconfig $(with "$@")
+	compile
+}
+
+# new_clang: $llvm, the argument for make that names a clang here which is new enough
+# for this kernel
+new_clang()
+{
+	at "$commit"
+	llvm='' need=$(sh "$tree/scripts/min-tool-version.sh" llvm)
+	for c in clang /usr/bin/clang-[0-9]*; do
+		v=$("$c" -dumpversion 2>/dev/null) || continue
+		[ "$(printf '%s\n' "$need" "$v" | sort -V | head -n 1)" = "$need" ] || continue
+		case $c in
+		clang) llvm=LLVM=1;;
+		*) llvm=LLVM=-${c##*-};;
+		esac
+		[ "$llvm" = LLVM=1 ] || command -v "ld.lld${llvm#LLVM=}" >/dev/null || continue
+		return 0
+	done
+	not_here "this kernel needs clang $need, here is $(clang -dumpversion 2>/dev/null || echo none)"
+}
+
+# ---- user space ----
+
+# headers: as installed, of the base and of the series, in headers/{base,series}/include
+headers()
+{
+	for h in base series; do
+		c=$base
+		[ $h = base ] || c=$last
+		key=$(g rev-parse "$c:include/uapi" "$c:arch/x86/include/uapi")
+		h=$work/headers/$h
+		[ "$(cat "$h/key" 2>/dev/null)" != "$key" ] || continue
+		rm -rf "$h"
+		at "$c"
+		make -C "$tree" O="$work/headers/${tree##*/}" "$jobs" headers_install INSTALL_HDR_PATH="$h"
+		echo "$key" >"$h/key"
+	done
+}
+
+# a_test: $test, the selftest of the series, and $arch, the directory that has it
+a_test()
+{
+	arch=x86
+	g cat-file -e "$base:tools/testing/selftests/kvm/x86" 2>/dev/null || arch=x86_64
+	test=$(touched "tools/testing/selftests/kvm/$arch/*_test.c" | sed -n '1{s|.*/||; s|\.c$||p}')
+	[ -n "$test" ] || not_here "no patch adds a test, see BASE"
+}
+
+# smake OBJ TARGET... : make of selftests/kvm
+smake()
+{
+	out=$work/$1
+	shift
+	mkdir -p "$out"
+	LDFLAGS=-static make -C "$tree/tools/testing/selftests" TARGETS=kvm "$jobs" O="$out" \
+		KHDR_INCLUDES="-isystem $work/headers/series/include" "$@"
+}
+
+# builds COMPILER MAKE-ARGUMENT: the test of the series alone, $binary; fails if that warns
+builds()
+{
+	a_test
+	headers
+	at "$commit"
+	binary=$work/selftest-$1/kselftest/kvm/$arch/$test log=$work/selftest-$1.log
+	rm -f "$binary"*
+	smake "selftest-$1" all "$2" TEST_GEN_PROGS_x86_64="$arch/$test" TEST_GEN_PROGS_x86="$arch/$test" \
+		TEST_GEN_PROGS_COMMON= TEST_GEN_PROGS_EXTENDED_x86_64= TEST_GEN_PROGS_EXTENDED_x86= TEST_PROGS_x86_64= \
+		TEST_PROGS_x86= TEST_GEN_PROGS_EXTENDED= TEST_PROGS= >"$log" 2>&1 || { cat "$log"; exit 1; }
+	cat "$log"
+	[ -x "$binary" ] || wrong "was not built"
+	warned=$(grep -m1 "$test.*warning: " "$log") && wrong "$(echo "$warned" | sed 's|.*/||')"
+	:
+}

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-2.0
+"""mbox [VERSION=n] [SIGNOFF=1] [PREFIX='PATCH RESEND'] - cover letter and patches as one mailbox
+
+build/<base>/series.mbox, or series-v<n>.mbox: for b4 am -m, b4 shazam -m, and git am
+--empty=drop, which drops the cover letter.  What mails have, and patches/ has not:
+
+  - the version in subjects, message ids that make one thread
+  - in the cover letter, what patches/<base>/changes says of this version and those
+    before it, and what make test said, if that was of this very series
+  - base-commit: the commit of tag base.  From a package it is one that no public tree
+    has, but the same wherever the tree is made
+  - with SIGNOFF, the Signed-off-by of the one who runs this
+
+b4's change-id, at the end of the cover letter, stays the same in all versions.  (b4 send
+-o makes such mails from a branch, but never the same twice, with another base-commit on
+Debian 12, and where no SMTP server is configured its next step is a web service.)
+
+Exit status: 0 written, 1 not.
+"""
+import re
+import textwrap
+import time
+
+from lib import jobs
+from lib.base import Base, digest, put, read
+from lib.say import Fatal, say
+from lib.settings import place, rel, settings
+
+LETTER = '0000-cover-letter.patch'
+
+
+def argument(name: str, otherwise: str = '') -> str:
+    return settings.given.get(name) or otherwise
+
+
+def sender() -> str:
+    """The user's own git identity"""
+    argv = ['git', '-C', place.top, '-c', 'user.useConfigOnly=true', 'var', 'GIT_COMMITTER_IDENT']
+    who = jobs.output(argv, check=False)
+    if not who:
+        raise Fatal("git knows no name and address of yours: git config --global user.name '...', and user.email")
+    return who[:who.rindex('>') + 1]
+
+
+def subject_prefix() -> tuple[int, str]:
+    """Version, and what is in the brackets before n/m"""
+    version, prefix = argument('VERSION', '1'), argument('PREFIX', 'PATCH')
+    if not re.fullmatch('[1-9][0-9]*', version):
+        raise Fatal(f'V={version} is no version: V=4 makes [PATCH v4 0/8]')
+    if not re.fullmatch('[A-Za-z0-9._ -]*', prefix) or 'PATCH' not in prefix.split():
+        raise Fatal(f"PREFIX='{prefix}' must have the word PATCH, which mail filters look for, and no odd characters")
+    return int(version), prefix if version == '1' else f'{prefix} v{version}'
+
+
+def news(base: Base, version: int) -> str:
+    """What goes between the text of the cover letter and its list of patches"""
+    said = re.split(r'^v([0-9]+):.*\n', read(base.dir / 'changes'), flags=re.M)
+    changes = {int(v): re.sub(r'\n{2,}', '\n', text.strip('\n')) for v, text in zip(said[1::2], said[2::2])}
+    if version > 1 and version not in changes:
+        raise Fatal(f'{rel(base.dir / "changes")} does not say what is new in v{version}: '
+                    f'it needs a line "v{version}:" and text below')
+    parts = [f'Changes since v{v - 1}:\n{text}\n\n' for v, text in changes.items() if 1 < v <= version]
+    mark = base.tested()
+    if mark.get('content') == base.content_id():
+        parts.append(textwrap.fill(mark['summary'], 72) + '\n\n')
+    return ''.join(parts)
+
+
+def mails(base: Base, salt: str = '') -> dict[str, str]:
+    """File name -> mail; another salt makes other message ids.  Only the header, the sign-off
+    and, in the cover letter, the places named above differ from patches/"""
+    version, prefix = subject_prefix()
+    base.series_id()	# all files are there
+    files = {name: read(base.dir / name) for name in (LETTER, *base.series())}
+    letter, last, made = files[LETTER], len(files) - 1, {}
+    change_id = re.search(r'^change-id: (\S+)-\S+$', letter, re.M)
+    if not change_id:
+        raise Fatal(f'{rel(base.dir / LETTER)} has no change-id; a line for its end: '
+                    f'change-id: {time.strftime("%Y%m%d", time.gmtime())}-nested-svm-pat-{digest(letter)[:12]}')
+    domain = (re.findall(r'^From: [^<]*<[^>]*@(.*)>', letter, re.M) or ['localhost'])[0]
+    ids = [f'<{change_id[1]}-v{version}-{n}-{digest(prefix, salt, text)[:12]}@{domain}>'
+           for n, text in enumerate(files.values())]
+    trailer = ['--trailer', f'Signed-off-by: {sender()}'] if argument('SIGNOFF') == '1' else []
+    for n, (name, text) in enumerate(files.items()):
+        if n and trailer:
+            text = jobs.output(['git', 'interpret-trailers', '--if-exists', 'addIfDifferent', *trailer], input=text)
+        header, body = text.split('\n\n', 1)
+        header = header.replace('\n ', ' ')	# b4 0.12 on Python 3.11 fails on folded lines
+        header = re.sub(r'^Subject: \[.*?\] *', f'Subject: [{prefix} {n:0{len(str(last))}}/{last}] ', header, 1, re.M)
+        header += f'\nMessage-ID: {ids[n]}' + f'\nIn-Reply-To: {ids[0]}\nReferences: {ids[0]}' * (n > 0)
+        if not n:
+            more, where = news(base, version), f'base-commit: {base.commit()}'
+            if not base.linux:
+                package = read(base.src / '.git/nsvm-source').split()
+                where = f'base-tree: Debian {package[1]} {package[2]} (Linux {base.key("kernel")})\n{where}'
+            body = re.sub(r'^\S.* \([0-9]+\):$', lambda m: more + m[0], body, 1, re.M)
+            body = re.sub('^base-tree: .*', lambda m: where, body, 1, re.M)
+        made[name] = f'{header}\n\n{body}'
+    return made
+
+
+def main(args: list[str]) -> int:
+    base = Base()
+    base.need_tree()
+    made, version = mails(base), subject_prefix()[0]
+    out = base.b / ('series.mbox' if version == 1 else f'series-v{version}.mbox')
+    put(out, ''.join(f'{text}\n' for text in made.values()))
+    say('MBOX', f'{len(made) - 1} patches and a cover letter: {rel(out)}')
+    say('MBOX', f'signed off by {sender()}' if argument('SIGNOFF') == '1' else
+        'not signed off: SIGNOFF=1 does that, or the one who applies it: git am -s')
+    say('MBOX', 'to apply it: git am --empty=drop FILE, or b4 shazam -m FILE')
+    return 0

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0
+"""ports - what each port of the series changed
+
+Compares the series of each base but the default one with that one's by git range-diff,
+unless it is another series (BASE has "tests: own").  What is compared are the commits of
+build/<base>/src, made if need be: the patches, or work on them that was not exported yet.
+
+Says, for each patch, if the port is
+  identical      message and diff are the same, but for line numbers
+  context only   the same but for code around the changes, or where it moved
+  changed        by that many lines that the patch adds or removes, counted on both
+                 sides; "message" if the changelog differs as well
+The range-diff itself: build/ports/<base>.diff.
+
+Patches that one of the two has alone are named in BASE, "differs: + ..." and "differs: - ...".
+
+Exit status: 0, or 1 if they are not.  Results: build/<default base>/results/ports.ktap.
+"""
+import re
+
+from lib import ktap
+from lib.base import Base, names, put
+from lib.say import Fatal, say
+from lib.settings import place, rel
+from source import tree
+from source.debian import NOT_HERE
+
+
+def verdict(text: str) -> str:
+    """What a range-diff of two patches says"""
+    section, count = '', {'message': 0, 'code': 0, 'context': 0}
+    for line in text.splitlines()[1:]:
+        line = line[4:]
+        side, line = line[:1], line[1:]
+        if side == '@' or re.fullmatch(' ## .* ##', line):
+            section = line
+        elif side in ('+', '-'):
+            in_message = re.search('Metadata|Commit message', section)
+            count['message' if in_message else 'code' if line[:1] in ('+', '-') else 'context'] += 1
+    if not any(count.values()):
+        return 'identical'
+    code = count['code']
+    said = f'changed: {code} line{"s" * (code > 1)}' if code else 'context only' if count['context'] else 'same diff'
+    return said + ', message' * (count['message'] > 0)
+
+
+def subjects(base: Base) -> dict[str, str]:
+    """subject -> commit, of the patches in src"""
+    return {line[41:]: line[:40] for line in
+            base.git('log', '--reverse', '--format=%H %s', f'{base.commit()}..HEAD').splitlines()}
+
+
+def compare(first: Base, port: Base, report: ktap.Report) -> None:
+    diff = place.build / f'ports/{port.name}.diff'
+    was, now, text = subjects(first), subjects(port), ''
+    objects = {'GIT_ALTERNATE_OBJECT_DIRECTORIES': str(port.src / '.git/objects')}
+    say('PORTS', f'{port.name} against {first.name}: {rel(diff)}')
+    claimed = {line[2:]: line[0] for line in port.keys('differs')}
+    for subject in dict.fromkeys([*now, *was, *claimed]):
+        alone = '' if (subject in now) == (subject in was) else '+' if subject in now else '-'
+        said = {'+': 'only in this port', '-': 'not in this port', '': 'in neither series'}[alone]
+        if subject in now and not alone:
+            # However much was changed, it is compared with its counterpart
+            ranges = [f'{commit}^..{commit}' for commit in (was[subject], now[subject])]
+            one = first.git('range-diff', '--no-color', '--creation-factor=999', *ranges, env=objects)
+            text += f'{one}\n'
+            said = verdict(one)
+        as_claimed = alone == claimed.get(subject, '')
+        report.item(as_claimed, f'{port.name}: {subject}',
+                    said if as_claimed else f'{said}, and not as "differs:" in {rel(port.dir)}/BASE says')
+    put(diff, text)
+
+
+def main(args: list[str]) -> int:
+    if Base().linux:
+        raise Fatal('LINUX= is one tree of yours, ports are compared on the bases of patches/')
+    first, *others = sorted(map(Base, names()), key=lambda base: not base.is_default())
+    tree.make(first)
+    report = ktap.Report(first.results / 'ports.ktap')
+    for port in others:
+        if not port.series() or port.own_test():
+            say('PORTS', f'{port.name} has {"a series of its own, no port" if port.series() else "no series yet"}')
+            continue
+        try:
+            compare(first, tree.make(port), report)
+        except Fatal as e:
+            if e.status != NOT_HERE:
+                raise
+            report.item('skip', port.name, str(e))
+    return ktap.finish(report)

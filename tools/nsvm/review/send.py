@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0
+"""send [VERSION=n] [SIGNOFF=1] [PREFIX=...] [REALLY=1] - mail the series, with git send-email
+
+A dry run unless REALLY=1: shows what would go to whom, and what is in the way.  The mails
+are those of mbox, in build/<base>/send.  Each goes to all that scripts/get_maintainer.pl
+of the tree names, with its own MAINTAINERS and with this repository's, as b4 does it: maintainers
+in To, reviewers and lists in Cc.  git's sendemail.* settings say how mail leaves the machine.
+
+Nothing is sent, and one line for each says why,
+  - that is not signed off by the sender
+  - while patches/ or the tests have changes that are in no commit, or build/<base>/src
+    has some that are not in patches/
+  - unless make test passed for exactly this series, on this base
+  - that has to go elsewhere before any list: "send-first: security@kernel.org" in BASE
+
+Exit status: 0 sent, or a dry run with nothing in the way; else 1.
+"""
+import shutil
+import time
+
+from lib import jobs
+from lib.base import Base, git, git_ok, put, read
+from lib.say import Fatal, say, say_error
+from lib.settings import place, rel
+from review.mbox import LETTER, argument, mails, sender
+
+ASK = ['scripts/get_maintainer.pl', '--nogit', '--nogit-fallback', '--norolestats']
+
+
+def against(base: Base, made: dict[str, str], who: str) -> list[str]:
+    """What is in the way, a line each"""
+    found = [f'this goes to {address} before any list' for address in base.keys('send-first')]
+    unsigned = [name for name, text in made.items()
+                if name != LETTER and f'Signed-off-by: {who}' not in text.partition('\n---\n')[0].splitlines()]
+    if unsigned:
+        found.append(f'not signed off by {who} ({unsigned[0]}): SIGNOFF=1 does it, '
+                     'see "Developer\'s Certificate of Origin"')
+    for d in (base.dir, place.overlay):
+        if not git_ok(d, 'rev-parse', '-q', '--verify', 'HEAD'):
+            found.append(f'{rel(d)} is in no git repository: nobody could say later what was sent')
+        elif changed := git(d, 'status', '--porcelain', '.'):
+            found.append(f'changes that are in no commit: {" ".join(line[3:] for line in changed.splitlines())}')
+    applied = read(base.src / '.git/nsvm-applied').split()
+    if not base.is_clean() or base.head() not in applied:
+        found.append(f'{rel(base.src)} has commits or edits that are not in patches/: make patches')
+    elif base.series_id() not in applied:
+        found.append(f'{rel(base.src)} is not what patches/ has now: make tree')
+    mark = base.tested()
+    if not mark:
+        found.append('make test has not passed here yet')
+    elif mark.get('content') != base.content_id():
+        found.append(f'make test passed for something else ({mark.get("date")}), not for this series on this base')
+    return found
+
+
+def ask(base: Base, *options: str) -> list[str]:
+    """Addresses, by both MAINTAINERS"""
+    argv = [*ASK, *options, *(base.dir / p for p in base.series())]
+    found = jobs.together(lambda: jobs.output(argv, cwd=base.src),
+                          lambda: jobs.output([*argv, '--mpath', place.top / 'MAINTAINERS'], cwd=base.src))
+    return list(dict.fromkeys(''.join(found).splitlines()))
+
+
+def main(args: list[str]) -> int:
+    base = Base().lock()
+    base.need_tree()
+    really, who = argument('REALLY') == '1', sender()
+    made = mails(base, str(time.time()) if really else '')
+    refused = against(base, made, who)
+    for line in refused:
+        say_error('send', line)
+    if refused and really:
+        raise Fatal('nothing was sent')
+    to = ask(base, '--nol', '--nor')
+    cc = [address for address in ask(base, '--nom') if address not in to]
+    if not to:
+        raise Fatal(f'{ASK[0]} names nobody')
+    out, log = base.b / 'send', base.logs / 'send.log'
+    shutil.rmtree(out, ignore_errors=True)
+    print(f'\n  From: {who}\n')
+    for name, text in made.items():
+        put(out / name, text)
+        print(f'  {text.partition("Subject: ")[2].partition(chr(10))[0]}')
+    print('\n  To:', *to, sep='\n    ')
+    print('\n  Cc:', *cc, f"each patch's author, and whom its trailers name: {rel(log)}\n", sep='\n    ', flush=True)
+    argv = ['git', '-C', place.top, 'send-email', '--confirm=never', '--no-thread', f'--from={who}',
+            '--8bit-encoding=UTF-8', '--suppress-cc=self', *(f'--to={a}' for a in to), *(f'--cc={a}' for a in cc)]
+    jobs.step('SEND', log,
+              f'{len(made)} mails sent' if really else f'git send-email would take these mails: {rel(out)}',
+              [*argv, *([] if really else ['--dry-run']), out], 'git send-email fails (the log says how many went)')
+    if refused:
+        raise Fatal('nothing was sent, and REALLY=1 would not do it either')
+    if not really:
+        say('SEND', 'nothing was sent, this is a dry run: REALLY=1 sends')
+    return 0

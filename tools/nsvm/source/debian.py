@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Packages of Debian: of the machine's own release, and of other suites
+
+Other suites are where the machine's own archive is, by its apt configuration;
+apt then works on lists and a cache of its own in build/apt/<suite>, and nothing is
+installed.  Whatever is fetched is checked against apt's SHA256 and kept in build/dl.
+"""
+import hashlib
+import os
+import re
+import shutil
+from pathlib import Path
+
+from lib import jobs
+from lib.base import put, read
+from lib.say import Fatal, say
+from lib.settings import place, rel
+
+NOT_HERE = 3		# status of Fatal: cannot be had
+
+CONF = '''\
+Dir::State::Lists "{d}/lists";
+Dir::State::status "{d}/status";
+Dir::State::extended_states "{d}/extended_states";
+Dir::Cache "{d}/cache";
+Dir::Etc::sourcelist "{d}/sources.list";
+Dir::Etc::sourceparts "-";
+APT::Sandbox::User "root";
+APT::Update::Error-Mode "any";
+Acquire::Retries "2";
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear DPkg::Pre-Install-Pkgs;
+#clear DPkg::Post-Invoke;
+'''
+
+
+def codename() -> str:
+    m = re.search(r'^VERSION_CODENAME="?([^"\n]*)', read(Path('/etc/os-release')), re.M)
+    return m[1] if m else ''
+
+
+def has_sum(file: Path, sha256: str) -> bool:
+    with open(file, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').hexdigest() == sha256
+
+
+class Archive:
+    """The machine's own, or with a suite that one's
+
+    kind: of a suite, "deb" (its packages), "own" (with the machine's, which know the
+    packages that are installed), "root" (with those of the release that backports are for)
+    or "source"."""
+
+    def __init__(self, suite: str = '', kind: str = 'deb') -> None:
+        own = codename()
+        if suite in (own, f'{own}-updates', f'{own}-security') and kind == 'deb':
+            suite = ''
+        if suite and not re.fullmatch(r'[a-z0-9-]+', suite):
+            raise Fatal(f'suite {suite} is no name of a suite')
+        self.suite = suite
+        self.kind = kind
+        self.dir = place.build / 'apt' / f'{suite}-{os.getpid()}'
+        self.fresh = not suite
+
+    # ---- apt's view ----
+
+    def configure(self, status: str = '') -> None:
+        """Of a suite: sources.list and apt.conf; status: packages that are there"""
+        if not shutil.which('apt-get'):
+            raise Fatal('there is no apt-get here', NOT_HERE)
+        own = codename()
+        keyrings = [f for f in ('gpg', 'pgp') if Path(f'/usr/share/keyrings/debian-archive-keyring.{f}').exists()]
+        key = f'[signed-by=/usr/share/keyrings/debian-archive-keyring.{keyrings[0]}] ' if keyrings else ''
+        targets = jobs.output(['apt-get', 'indextargets', '--format', '$(REPO_URI) $(RELEASE) $(COMPONENT)',
+                               'Created-By: Packages'])
+        there = [line.split() for line in targets.splitlines() if len(line.split()) == 3]
+        like = f'{own}-security' if self.suite.endswith('-security') else own
+        kind = 'deb-src' if self.kind == 'source' else 'deb'
+        sources = [f'{kind} {key}{uri} {self.suite} {part}' for uri, release, part in there if own and release == like]
+        if not sources:
+            raise Fatal(f'apt knows no archive of this release ({own or "no VERSION_CODENAME in /etc/os-release"})', NOT_HERE)
+        if self.kind == 'root':
+            sources += [s.replace(f' {self.suite} ', f' {self.suite.removesuffix("-backports")} ') for s in sources]
+        if self.kind == 'own':
+            sources += [f'deb {key}{uri} {release} {part}' for uri, release, part in there
+                        if release in (own, f'{own}-updates', f'{own}-security')]
+        for sub in ('lists/partial', 'cache/archives/partial'):
+            (self.dir / sub).mkdir(parents=True, exist_ok=True)
+        put(self.dir / 'sources.list', ''.join(f'{s}\n' for s in dict.fromkeys(sources)))
+        put(self.dir / 'status', status)
+        put(self.dir / 'apt.conf', CONF.format(d=self.dir))
+
+    def argv(self, program: str, *args: str) -> list:
+        return [program, *(['-c', self.dir / 'apt.conf'] if self.suite else []), *args]
+
+    def get(self, *args: str) -> list:
+        return self.argv('apt-get', '-q', '-y', '-o', 'Acquire::Retries=2', *args)
+
+    def update(self, status: str = '') -> None:
+        """Lists of a suite, always: it may have moved on"""
+        if not self.fresh:
+            self.configure(status)
+            jobs.step('APT', place.build / f'apt-{self.suite}.log', f'package lists of {self.suite} fetched',
+                      self.get('update'), 'cannot fetch package lists', NOT_HERE)
+            self.fresh = True
+
+    def close(self) -> None:
+        """A suite's lists are large, and old tomorrow"""
+        if self.suite:
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+    def __enter__(self) -> 'Archive':
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def show(self, *names: str) -> list[dict[str, str]]:
+        """The records of packages, newest first"""
+        if not names:
+            return []
+        text = jobs.output(self.argv('apt-cache', 'show', *names), check=False)
+        return [dict(re.findall(r'^([A-Za-z0-9-]+): (.*)$', record, re.M)) for record in text.split('\n\n') if record.strip()]
+
+    def search(self, pattern: str) -> list[str]:
+        found = jobs.output(self.argv('apt-cache', '--names-only', 'search', pattern), check=False)
+        return [line.split()[0] for line in found.splitlines() if line]
+
+    def ask(self, package: str, version: str = '', file: str = '') -> tuple[str, str, str] | None:
+        """What apt would fetch: URI, name, SHA256; with file, that one of a source package
+
+        A name that apt does not know is a pattern for it, so see what it found."""
+        what = f'{package}={version}' if version else package
+        if file:
+            argv = self.get('source', '--download-only', '--print-uris', what)
+        else:
+            argv = self.get('download', '--print-uris', what)
+        for uri, name, sha in re.findall(r"^'(\S*)' (\S+) .*SHA256:([0-9a-f]{64})", jobs.output(argv, check=False), re.M):
+            if name == file or (not file and name.startswith(f'{package}_')):
+                return uri, name, sha
+        return None
+
+    # ---- files ----
+
+    def fetch(self, package: str, version: str = '', file: str = '') -> Path:
+        """A package, or a file of a source package, in build/dl; Fatal 3 if it cannot be had"""
+        found = self.ask(package, version, file)
+        if not found:
+            raise Fatal(f'apt has no package {file or package}{" " + version if version else ""}', NOT_HERE)
+        uri, name, sha = found
+        to, tmp = place.downloads / name, place.downloads / f'tmp-{name}'
+        if to.exists() and not has_sum(to, sha):
+            say('APT', f'{rel(to)} is damaged (SHA256 differs): fetched again')
+            to.unlink()
+        if not to.exists():
+            shutil.rmtree(tmp, ignore_errors=True)
+            tmp.mkdir(parents=True)
+            try:
+                if file:	# the other files of a source package may be gone
+                    argv = self.argv('apt-helper', 'download-file', uri, f'{tmp}/{name}')
+                    if not shutil.which('apt-helper'):
+                        argv[0] = '/usr/lib/apt/apt-helper'
+                else:
+                    argv = self.get('download', f'{package}={version}' if version else package)
+                jobs.step('APT', place.build / f'fetch-{package}.log', f'{name} fetched', argv,
+                          f'cannot fetch {file or package}', NOT_HERE, cwd=tmp)
+                if not (tmp / name).exists() or not has_sum(tmp / name, sha):
+                    raise Fatal(f'{name} as fetched is not what apt promised (SHA256 differs): try again later')
+                (tmp / name).replace(to)
+            finally:
+                shutil.rmtree(tmp, ignore_errors=True)
+        put(to.with_name(f'{name}.sha256'), f'{sha}\n')
+        return to
+
+
+def at_hand(package: str, version: str, sha256: str) -> Path | None:
+    """Without apt's word: an archive in build/dl, of that version if there is one, that was checked
+    before, or is the one of that SHA256"""
+    for f in sorted(place.downloads.glob(f'{package}_{version or "*"}_*.deb')) + [place.downloads / package]:
+        known = read(f.with_name(f'{f.name}.sha256')).strip() or sha256
+        if f.exists() and known and has_sum(f, known):
+            return f
+    return None
+
+
+def unpack(deb: Path, to: Path, *patterns: str) -> None:
+    """Its files, or those that match, if any, below to"""
+    wanted = ['--wildcards', *patterns] if patterns else []
+    p = jobs.start(['dpkg-deb', '--fsys-tarfile', deb], stdout=jobs.subprocess.PIPE, stderr=jobs.subprocess.DEVNULL)
+    tar = jobs.start(['tar', '-x', '-C', to, *wanted], stdin=p.stdout, stdout=jobs.subprocess.DEVNULL,
+                     stderr=jobs.subprocess.PIPE, text=True)
+    p.stdout.close()
+    err = ''.join(line for line in tar.stderr if 'Not found in archive' not in line and 'previous errors' not in line)
+    rc = jobs.finish(tar)
+    if jobs.finish(p) not in (0, -13) or (rc and (err or not patterns)):
+        raise Fatal(f'cannot unpack {deb.name}: {err.strip().splitlines()[0] if err.strip() else "damaged?"}')
+
+
+def version_of(deb: Path) -> str:
+    return jobs.output(['dpkg-deb', '-f', deb, 'Version']).strip()
+
+
+def root(suite: str, name: str, packages: list[str]) -> Path:
+    """build/roots/<name>: these packages of a suite and all that they need, unpacked, for
+    programs that do not run on the machine's own release; see inside()"""
+    to = place.build / 'roots' / name
+    wanted = ' '.join(packages)
+    if read(to / 'packages') == wanted:
+        return to
+    tmp = to.with_suffix('.tmp')
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir(parents=True)
+    try:
+        with Archive(suite, 'root') as apt:
+            apt.update()
+            jobs.step('APT', place.build / f'root-{name}.log', f'{", ".join(packages[:2])} of {suite} fetched, and what they need',
+                      apt.get('install', '--no-install-recommends', '--download-only', '-o', 'APT::Install-Recommends=0', *packages),
+                      f'cannot fetch {packages[0]} of {suite}', NOT_HERE)
+            debs = sorted((apt.dir / 'cache/archives').glob('*.deb'))
+            for deb in sorted(debs, key=lambda d: not d.name.startswith('base-files')):
+                unpack(deb, tmp)
+        if (tmp / 'usr/bin/mawk').exists():
+            (tmp / 'usr/bin/awk').symlink_to('mawk')	# what its postinst does
+        for unneeded in ('usr/share/doc', 'usr/share/man', 'usr/share/locale', 'usr/share/info'):
+            shutil.rmtree(tmp / unneeded, ignore_errors=True)
+        put(tmp / 'packages', wanted)
+        shutil.rmtree(to, ignore_errors=True)
+        tmp.replace(to)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+    return to
+
+
+def inside(where: Path) -> list[str]:
+    """What runs a program of a root, which sees build/ as well"""
+    (where / str(place.build).lstrip('/')).mkdir(parents=True, exist_ok=True)
+    return ['bwrap', '--die-with-parent', '--ro-bind', str(where), '/', '--dev', '/dev', '--proc', '/proc', '--tmpfs', '/tmp',
+            '--bind', str(place.build), str(place.build), '--setenv', 'PATH', '/usr/bin:/bin', '--']

@@ -1,0 +1,103 @@
+#!/usr/bin/python3 -B
+# SPDX-License-Identifier: GPL-2.0
+"""What happens when QEMU, a module, the kernel or a test does not do what it should
+
+On the kernel with the series that is in build/<base>, with stand-ins for QEMU and for tests.
+"""
+import atexit
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import toy
+from toy import is_
+from kernel.kernels import Kernel, flavour
+from lib import jobs, ktap
+from lib.base import Base, put
+from lib.say import Fatal
+from lib.settings import from_arguments, settings
+from machine import boot
+
+STAND_INS = {
+    'good': 'echo "ok 1 it works"',
+    'quiet': '',
+    'sleeps': 'echo begin; sleep 1000',
+    'panics': 'echo c >/proc/sysrq-trigger; sleep 1000',
+    'warns': 'echo "WARNING: CPU: 0 PID: 1 at arch/x86/kvm/toy.c:1" >/dev/kmsg; echo "ok 1 x"',
+    'reboots': 'reboot -f; sleep 1000',
+    'qemu-old': 'echo QEMU emulator version 6.2.0',
+    'qemu-killed': '[ "$1" != --version ] || exec echo QEMU emulator version 8.0.0; kill -KILL $$',
+}
+
+from_arguments(sys.argv[1:])
+base = Base()
+kernel = Kernel(base.b / f'kernel{flavour(False)}', 'series')
+if not kernel.id:
+    print('1..0 # SKIP no kernel: make kernel')
+    sys.exit(0)
+tmp = Path(tempfile.mkdtemp(prefix='failures-', suffix='.tmp', dir=base.b))
+atexit.register(shutil.rmtree, tmp)
+base.results = tmp / 'results'
+for name, text in STAND_INS.items():
+    put(tmp / name, f'#!/bin/sh\n{text}\n')
+    (tmp / name).chmod(0o755)
+
+
+def broken(module: str, pattern: bytes, text: bytes) -> Kernel:
+    """The kernel, but for that module"""
+    k = Kernel(shutil.copytree(kernel.dir, tmp / f'broken-{module}', symlinks=True), 'broken')
+    file = k.dir / f'modules/{module}.ko'
+    data = re.sub(pattern, text, file.read_bytes())
+    file.unlink()
+    file.write_bytes(data)
+    return k
+
+
+def said(label: str, k: Kernel, *tests: str, **how) -> str:
+    """Of that boot, if it fails"""
+    try:
+        return f'no failure: {boot.run(k, label, list(tests), base=base, tests_dir=tmp, **how)}'
+    except Fatal as e:
+        return str(e)
+
+
+def fails(name: str, pattern: str, text: str) -> None:
+    is_(re.fullmatch(pattern, text) is not None, True, name, text)
+
+
+settings.set(ACCEL='tcg')
+for name, says, setting, value in (
+        ('QEMU is missing', 'no QEMU: /none is not installed .*', 'QEMU', '/none'),
+        ('QEMU is too old', r'QEMU 6\.2\.0 is too old: .*', 'QEMU', f'{tmp}/qemu-old'),
+        ('QEMU is something else', '/bin/true --version names no version: .*', 'QEMU', '/bin/true'),
+        ('QEMU is killed', r'.*QEMU was killed by signal 9 \(console: .*', 'QEMU', f'{tmp}/qemu-killed'),
+        ('QEMU refuses', r'.*QEMU failed: .*none.* \(exit status 1\)', 'CPU', 'none'),
+        ('ACCEL=kvm without nested kvm_amd', 'ACCEL=kvm: this host has no .*', 'ACCEL', 'kvm')):
+    with mock.patch.dict(settings.given, {setting: value}), mock.patch('machine.boot.read', return_value='N'):
+        fails(name, says, said('qemu', kernel, 'good'))
+fails('no such test', 'no test other in .*', said('none', kernel, 'other'))
+
+BOOTS = {	# what is said, kernel and tests, limits
+    'the machine hangs': ('.*no end after 5 s, stopped; last: .*', (kernel, 'sleeps'), {'timeout': 5}),
+    'the kernel panics': ('.*kernel: .*(sysrq triggered crash|Kernel panic).*', (kernel, 'panics'), {}),
+    'the kernel warns': ('.*kernel: WARNING: CPU: 0 PID: 1 at arch/x86/kvm/toy.c:1', (kernel, 'warns'), {}),
+    'the machine goes down': ('.*went down in the middle of the tests; last: .*', (kernel, 'reboots'), {}),
+    'a module is none': (".*a module does not load: kvm: .+", (broken('kvm', b'(?s).+', b'x'), 'good'), {}),
+    'a module of another kernel': (".*not load: kvm-amd: .*; kvm_amd: version magic '.* XMP .*' should be '.* SMP .*",
+                                   (broken('kvm-amd', rb'(vermagic=\S+ )SMP', rb'\1XMP'), 'good'), {}),
+    'a test hangs': ('no failure: .*', (kernel, 'quiet', 'sleeps', 'good'), {'test_timeout': 2}),
+}
+results = dict(jobs.each(lambda n: said(n.replace(' ', '-'), *BOOTS[n][1], **BOOTS[n][2]), BOOTS))
+for name, (says, _, _) in BOOTS.items():
+    fails(name, says + ('' if name == 'a test hangs' else r' \(console: .*\.console\)'), results[name])
+console = (base.results / 'the-kernel-panics.console').read_text(errors='replace')
+is_(' __handle_sysrq+0x' in console, True, 'the console of a panic names functions')
+found = ktap.cases((base.results / 'a-test-hangs.log').read_text())
+is_([(c.test, c.case, c.verdict, c.reason) for c in found],
+    [('quiet', '', 'not ok', 'printed nothing, exit status 0'), ('sleeps', '', 'not ok', 'time limit, or killed'),
+     ('good', 'it_works', 'ok', ''), ('good', '', 'ok', '')], 'one that hangs or prints nothing fails, others run')
+is_(ktap.table(found, found)[1], False, 'and the table fails')
+print(f'1..{toy.count}')

@@ -1,0 +1,153 @@
+#!/usr/bin/python3 -B
+# SPDX-License-Identifier: GPL-2.0
+"""What happens when packages, sources, the disk, the series or LINUX= are not as they should be
+
+Each ends in one clear line and leaves nothing half-made, and the next run goes on.
+"""
+import fcntl
+import os
+import shutil
+import signal
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from unittest import mock
+
+import toy
+import toyapt
+from toy import PLACES, b, git, is_, patches, run, top, tree
+from toyapt import DEB, TAR, archive, base, bins, case, downloads, failure, nested, work
+from lib import settings
+from source import setup
+
+build, released = top / 'build', r'Linux 9\.9\.9 .*, the release the series was made on'
+toyapt.make()
+
+# ---- packages ----
+
+toyapt.script(bins / 'dpkg-query', 'shift 3\nfor p; do [ $p = busybox-static ] || echo "installed $p"; done')
+toyapt.script(bins / 'sudo', 'exit 1')
+case(3, 'a package is missing, no network', 'cannot fetch package lists: E: .*Could not connect', 'setup', apt='none')
+settings.from_arguments(PLACES)
+os.environ['NSVM_AS_ROOT'] = ''
+with mock.patch('os.getuid', return_value=1000), redirect_stdout(StringIO()):
+    said = failure(lambda: setup.main(['run']))
+is_(said, 'no rights to install; as root: apt-get install --no-install-recommends busybox-static', 'nor rights')
+(bins / 'dpkg-query').unlink()
+os.environ['NSVM_AS_ROOT'] = 'env'
+
+# ---- a source package ----
+
+
+def without_src(damage: str = '') -> None:
+    """And an archive in build/dl is damaged"""
+    shutil.rmtree(b)
+    if damage:
+        with open(downloads / damage, 'a') as f:
+            f.write('x')
+
+
+case(1, 'an unknown base', 'BASE= is one of: toy', 'tree', 'base', 'BASE=nonsense')
+case(3, 'apt does not know it, no network', 'Could not connect', apt='none')
+case(3, 'apt has one whose name begins like that', 'apt has no package linux-source-9.9, it has: ', apt='other')
+case(3, 'no network', 'cannot fetch linux-source-9.9: .*Could not connect', apt='off')
+case(1, 'a wrong archive', 'not what apt promised', apt='truncated')
+is_((downloads / DEB).exists(), False, 'is not kept')
+case(0, 'the next run fetches it', released)
+without_src(DEB)
+case(0, 'damaged on disk: fetched again', 'is damaged')
+without_src(DEB)
+case(3, 'damaged on disk, no network', 'cannot fetch', apt='off')
+base('package: linux-source-9.9', 'suite: nosuch', 'version: 9.9.8-1')
+for apt, says in (('no-suite', 'cannot fetch package lists.*does not have a Release file'),
+                  ('off', 'cannot fetch package lists.*Could not connect'),
+                  ('gone', 'nosuch has no package linux-source-9.9, it has: '),
+                  ('no-archive', 'apt knows no archive of this release')):
+    case(3, f'another suite: {apt}', says, apt=apt)
+case(0, 'another suite', released)
+without_src()
+case(0, 'no network, but an archive of another version', released, apt='off')
+base()
+without_src()
+with mock.patch.dict(os.environ, NSVM_SPACE='99999999'):
+    case(1, 'the disk is too small to begin', 'disk full: .* needs about')
+
+# ---- a file of a source package ----
+
+of_source = ('source: linux', 'suite: toy-suite', 'version: 9.9.9-1', f'file: {TAR}')
+base(*of_source)
+case(3, 'tarball: no network', 'cannot fetch package lists.*Could not connect', apt='off')
+case(3, 'tarball: not in the index', f'toy-suite has no {TAR} any more: LINUX= ', apt='gone')
+case(3, 'tarball: in the index, but gone', f'cannot fetch {TAR}: .*404', apt='missing')
+case(0, 'and make test of another base skips it', f'SKIP +source, kernels and tests: cannot fetch {TAR}',
+     'test', 'short', 'VIEW=n', apt='missing')
+
+signal.signal(signal.SIGINT, signal.default_int_handler)	# not ignored, as it is in the background
+for name, status in (('INT', 130), ('TERM', 143)):
+    case(status, f'SIG{name}', '', apt=name)
+    is_(Path(f'/proc/{(archive / "pid").read_text().strip()}').exists(), False, 'ends what was started')
+case(0, 'the next run goes on', released)
+is_((tree / nested).exists(), True, 'its top directory is left out')
+without_src()
+case(0, 'tarball: no network, but the file', released, apt='off')
+base(*of_source, 'tests: nothing')
+case(1, 'tests of a base that is not there', 'BASE has tests of nothing, but there is no ', 'selftests')
+base()
+
+# ---- disk full ----
+
+shutil.rmtree(build)
+build.mkdir()
+if run('mount', '-t', 'tmpfs', '-o', 'size=1300k', 'tmpfs', build).returncode:
+    toy.count += 1
+    print(f'ok {toy.count} the disk is full # SKIP may not mount a tmpfs here')
+else:
+    try:
+        case(1, 'the disk is full', 'No space left')
+        is_(tree.exists(), False, 'there is no half tree')
+        run('mount', '-o', 'remount,size=64m', build)
+        case(0, 'there is room again: the next run goes on', released)
+    finally:
+        run('umount', '-l', build)
+
+# ---- series ----
+
+series, applied = ('tree', 'series'), '2 patches .* applied'
+case(0, 'base', released)
+was = git(tree, 'rev-parse', 'HEAD')
+second, names = patches / '0002-patch-2.patch', (patches / 'series').read_text()
+right = second.read_text()
+second.write_text(right.replace('\n-20\n', '\n-twenty\n'))
+case(1, 'a patch does not apply', rf'0002-patch-2\.patch does not apply: {nested}:[0-9]+$', *series)
+is_((git(tree, 'rev-parse', 'HEAD'), git(tree, 'status', '--porcelain')), (was, ''), 'the tree is as before')
+second.write_text(right)
+case(0, 'the corrected one does', applied, *series)
+(tree / nested).write_text('mine\n')
+second.write_text(right.replace('patch 2', 'patch two'))
+case(0, 'edits in src are left alone', 'edits of its own: left as it is, and .* is not what was applied', *series)
+is_((tree / nested).read_text(), 'mine\n', 'really')
+git(tree, 'checkout', '-q', '-f')
+case(0, 'a changed patch is applied again', applied, *series)
+is_('patch two\n' in (tree / nested).read_text(), True, 'as it is now')
+second.write_text(right)
+(patches / 'series').write_text(names + '0003-none.patch\n')
+case(1, 'a patch that is not there', 'series names 0003-none.patch, but there is no such file', *series)
+(patches / 'series').write_text(names)
+with open(b / '.lock', 'a') as f:
+    fcntl.flock(f, fcntl.LOCK_EX)
+    case(1, 'two at once', 'another run is at work', *series)
+
+# ---- LINUX= ----
+
+state = ('sh', '-c', 'git for-each-ref; git rev-parse HEAD; ls -A . .git')
+git(top, 'init', '-q', 'other')
+git(top / 'other', 'commit', '-q', '--allow-empty', '-m', 'x')
+for linux, says in (('/', 'is no git tree'), (top / 'other', 'is no kernel tree')):
+    case(1, f'LINUX= {says}', says, *series, f'LINUX={linux}')
+case(1, 'LINUX_REF= is no commit', 'has no commit x', *series, f'LINUX={work}', 'LINUX_REF=x')
+was = run(*state, where=work).stdout
+case(0, 'LINUX= takes the series', applied, *series, f'LINUX={work}', 'LINUX_REF=HEAD~2')
+is_(run(*state, where=work).stdout, was, 'and that tree is left alone')
+case(1, 'LINUX= has a part of the series', r'0001-patch-1\.patch does not apply.*has that change already',
+     *series, f'LINUX={work}', 'LINUX_REF=HEAD~1')
+print(f'1..{toy.count}')

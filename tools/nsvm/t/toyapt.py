@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0
+"""For source.t, kernel.t, settings.t: a toy of a kernel in packages, an apt that has them, what must fail
+
+FAKE_APT says what is wrong with that apt; what is not in the directory archive has left it.
+"""
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Callable
+
+from toy import b, git, is_, nsvm, patches, run, top
+from kernel import module
+from lib.say import Fatal
+from source import debian, tree
+
+bins, archive, downloads, work = top / 'bin', top / 'archive', top / 'build/dl', top / 'work'
+nested = 'arch/x86/kvm/svm/nested.c'
+DEB, TAR = 'linux-source-9.9_9.9.9-1_all.deb', 'linux_9.9.9.orig.tar.xz'
+PACKAGED = ('package: linux-source-9.9', 'version: 9.9.9-1')
+PATH = os.environ['PATH']
+os.environ.update(PATH=f'{bins}:{PATH}', NSVM_SPACE='0', NSVM_AS_ROOT='env')
+
+APT_GET = '''for last; do :; done
+name=${last%%=*} version=
+case $last in *=*) version=${last#*=};; esac
+no() { echo "E: $*" >&2; exit 100; }
+net() { case $FAKE_APT in off|none|missing) no "Failed to fetch http://localhost/x  Could not connect";; esac; }
+deb() { ls ARCHIVE/${name}_${version:-*}_*.deb | sort -V | tail -n 1; }
+sum() { echo "'http://localhost/x' $(basename "$1") 1 SHA256:$(sha256sum <"$1" | cut -d ' ' -f 1)"; }
+case $FAKE_APT,$* in
+no-archive,*indextargets*) ;;
+*indextargets*) echo "http://localhost/debian CODENAME main";;
+no-suite,*update*) no "The repository 'http://localhost/debian nosuch Release' does not have a Release file.";;
+missing,*-c*update*) ;;
+*update*) net;;
+none,*|gone,*) exit 100;;
+other,*print-uris*) sum "$(deb)" | sed "s/$name/$name-9/";;
+*' source '*print-uris*) sum ARCHIVE/TAR;;
+*print-uris*) sum "$(deb)";;
+truncated,*download*) head -c 100000 "$(deb)" >"$(basename "$(deb)")";;
+*download*) net; cp "$(deb)" .;;
+esac'''
+APT_HELPER = '''for to; do :; done
+case $FAKE_APT in
+good) cp ARCHIVE/TAR "$to";;
+INT|TERM) head -c 100000 ARCHIVE/TAR >"$to"; echo $$ >ARCHIVE/pid; sleep 0.5; kill -s $FAKE_APT $PPID; sleep 100;;
+truncated) head -c 100000 ARCHIVE/TAR >"$to";;
+*) echo "E: Failed to fetch http://localhost/t.xz  404  Not Found" >&2; exit 100;;
+esac'''
+APT_CACHE = '''for last; do :; done
+case $* in
+*search*) ls ARCHIVE | sed -n 's/_.*deb$//p' | grep -E "$last";;
+*) for p; do for f in ARCHIVE/${p}_*.deb; do [ ! -f "$f" ] || dpkg-deb -f "$f"; echo; done; done;;
+esac'''
+
+
+def script(file: Path, text: str) -> None:
+    text = text.replace('ARCHIVE', str(archive)).replace('TAR', TAR).replace('CODENAME', debian.codename())
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(f'#!/bin/sh\n{text}\n')
+    file.chmod(0o755)
+
+
+def deb(name: str, version: str, files: dict[str, bytes], arch: str = 'all') -> None:
+    d = top / 'deb'
+    shutil.rmtree(d, ignore_errors=True)
+    control = f'Package: {name}\nVersion: {version}-1\nArchitecture: {arch}\nMaintainer: x <x@x>\nDescription: toy\n'
+    for path, data in {**files, 'DEBIAN/control': control.encode()}.items():
+        (d / path).parent.mkdir(parents=True, exist_ok=True)
+        (d / path).write_bytes(data)
+    assert run('dpkg-deb', '-Znone', '--build', '--root-owner-group', d, archive).returncode == 0
+
+
+def commit(message: str, *edit: str) -> None:
+    """In work; edit: pattern and text for nested.c"""
+    if edit:
+        (work / nested).write_text(re.sub(*edit, (work / nested).read_text(), flags=re.M))
+    git(work, 'add', '-A')
+    git(work, 'commit', '-q', '-m', message)
+
+
+def source(version: str, line: str = '20') -> None:
+    """A kernel with what tree.py and module.py look for, in work and as packages; lines of nested.c are
+    their numbers, but the twentieth"""
+    numbers = dict(zip(('VERSION', 'PATCHLEVEL', 'SUBLEVEL'), version.split('.')))
+    files = {re.sub(r'\[.*', 'kvm', p).replace('*', 'x'): b'' for p in tree.PART}
+    files |= {f: b'' for f in ('arch/x86/kvm/Makefile', 'virt/kvm/x', module.UAPI)}
+    files |= {nested: ''.join(f'{n}\n' for n in range(1, 101)).replace('20\n', f'{line}\n', 1).encode(),
+              'Makefile': ''.join(f'{k} = {v}\n' for k, v in numbers.items()).encode(),
+              'include/ballast': os.urandom(400000), 'scripts/extract-vmlinux': b'cat "$1"'}
+    for directory in {str(d) for f in files for d in Path(f).parents}:
+        files.pop(directory, None)
+    for name, data in files.items():
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_bytes(data)
+    commit(version)
+    package, tar = top / 'tar.xz', archive / f'linux_{version}.orig.tar.xz'
+    for name, to in (('linux-source-9.9', package), (f'linux-{version}', tar)):
+        run('sh', '-c', f'git archive --prefix={name}/ HEAD | xz -0 >{to}', where=work)
+    deb('linux-source-9.9', version, {'usr/src/linux-source-9.9.tar.xz': package.read_bytes()})
+
+
+def base(*more: str) -> None:
+    """patches/toy/BASE: that package, or what more says"""
+    (patches / 'BASE').write_text('\n'.join([*(more or PACKAGED), 'kernel: 9.9.9\n']))
+
+
+def make() -> None:
+    """An archive with 9.9.9, a series of two patches for it"""
+    for d in (archive, patches, work):
+        d.mkdir(parents=True)
+    for name, text in (('apt-get', APT_GET), ('apt-helper', APT_HELPER), ('apt-cache', APT_CACHE)):
+        script(bins / name, text)
+    (top / '.gitconfig').write_text('[user]\nname = x\nemail = x@x\n')
+    git(work, 'init', '-q')
+    source('9.9.9')
+    commit('patch 1', '^10$', 'patch 1')
+    commit('patch 2', '^20$', 'patch 2')
+    git(work, 'format-patch', '-q', '--no-numbered', '-o', str(patches), 'HEAD~2')
+    (patches / 'series').write_text('0001-patch-1.patch\n0002-patch-2.patch\n')
+    base()
+
+
+def half_made() -> list[str]:
+    found = [*(top / 'build').rglob('*.tmp'), *downloads.glob('tmp*'), *b.glob('newer')]
+    return [str(f) for f in found if '.git' not in f.parts]
+
+
+def case(status: int, name: str, pattern: str, *args: str, apt: str = 'good') -> None:
+    """That program, or tree base, ends with that status, if it is not 0 with one line of error, says
+    something that matches, and leaves nothing half-made"""
+    os.environ['FAKE_APT'] = apt
+    r = nsvm(*(args or ('tree', 'base')))
+    said = (r.stdout + r.stderr).strip()
+    is_((r.returncode, len(r.stderr.splitlines()), bool(re.search(pattern, said, re.S)), half_made()),
+        (status, int(0 < status < 128), True, []), name, said)
+
+
+def failure(fn: Callable[[], object]) -> str:
+    try:
+        return str(fn())
+    except Fatal as e:
+        return str(e)

@@ -61,8 +61,9 @@ def fetch_all(base: Base, version: str) -> tuple[str, list[Path]]:
     """The release, and image, headers and what these need; what was fetched once counts
     when the archive has it no longer"""
     names = read(used(version)).split()
-    if names and all(debian.at_hand(name, version, '') for name in names[1:]):
-        return names[0], [debian.at_hand(name, version, '') for name in names[1:]]
+    found = [debian.at_hand(name, version, '') for name in names[1:]]
+    if names and all(found):
+        return names[0], [deb for deb in found if deb]
     with debian.Archive(base.key('suite')) as apt:
         try:
             apt.update()

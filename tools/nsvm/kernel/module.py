@@ -14,7 +14,7 @@ from pathlib import Path
 
 from kernel import distro
 from lib import jobs
-from lib.base import GIT, GIT_ENV, Base, digest, put, read
+from lib.base import GIT_ENV, Base, digest, git_argv, put, read
 from lib.say import Fatal
 from source.debian import NOT_HERE
 
@@ -36,7 +36,7 @@ def changed_modules(base: Base, tree: str) -> list[str]:
 def write_sources(base: Base, tree: str, to: Path, modules: list[str]) -> None:
     """What did not change keeps its time, so that make looks at nothing else.  Builds wherever
     it is moved to"""
-    archive = jobs.start([*GIT[:1], '-C', base.src, *GIT[1:], 'archive', tree, *SOURCES],
+    archive = jobs.start(git_argv(base.src, 'archive', tree, *SOURCES),
                          stdout=jobs.subprocess.PIPE, env=GIT_ENV)
     data = archive.stdout.read()
     if jobs.finish(archive):

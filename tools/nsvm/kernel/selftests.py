@@ -24,8 +24,6 @@ NEIGHBOURS = ['svm_vmcall_test', 'svm_nested_shutdown_test', 'svm_nested_soft_in
               'nested_exceptions_test', 'hyperv_svm_test', 'state_test', 'smm_test', 'set_sregs_test',
               'triple_fault_event_test']
 SELFTESTS = 'tools/testing/selftests'
-# What the series of a base adds; the rest of the overlay is the lab's
-OF_SERIES = ('svm_nested_pat.h', 'svm_nested_pat_test.c')
 
 
 def arch_dir(tree: Path) -> str:

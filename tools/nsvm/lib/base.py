@@ -18,14 +18,19 @@ GIT_ENV = {'GIT_CONFIG_GLOBAL': '/dev/null', 'GIT_CONFIG_NOSYSTEM': '1'}
 locked: dict[Path, int] = {}
 
 
+def git_argv(where: Path, *args: str) -> list:
+    """To be started with GIT_ENV"""
+    return [*GIT[:1], '-C', where, *GIT[1:], *args]
+
+
 def git(where: Path, *args: str, check: bool = True, env: dict[str, str] | None = None, **popen) -> str:
     """What git prints there, without the last newline"""
-    return jobs.output([*GIT[:1], '-C', where, *GIT[1:], *args], check, env={**GIT_ENV, **(env or {})},
+    return jobs.output(git_argv(where, *args), check, env={**GIT_ENV, **(env or {})},
                        **popen).removesuffix('\n')
 
 
 def git_ok(where: Path, *args: str, log: Path | None = None, **popen) -> bool:
-    return jobs.call([*GIT[:1], '-C', where, *GIT[1:], *args], log, env=GIT_ENV, **popen) == 0
+    return jobs.call(git_argv(where, *args), log, env=GIT_ENV, **popen) == 0
 
 
 def put(file: Path, text: str) -> None:

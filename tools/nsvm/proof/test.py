@@ -15,6 +15,7 @@ import datetime
 import re
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Callable
@@ -25,7 +26,7 @@ from lib import base as bases
 from lib import jobs, ktap, versions
 from lib.base import Base, git, put, read
 from lib.ktap import Item, Report
-from lib.say import Fatal, begun, elapsed, say
+from lib.say import Fatal, elapsed, say
 from lib.settings import place, rel, settings
 from machine import boot, qemu
 from machine.boot import Boot
@@ -54,12 +55,17 @@ def attempt(name: str, fn: Callable[[], object]) -> Item:
     return item(not wrong, name, str(wrong or ''))
 
 
+def arguments() -> list[str]:
+    """Settings, and what is locked already, for a program of the lab below this one"""
+    return [*settings.arguments(), f'LOCKED={":".join(map(str, bases.locked))}']
+
+
 def program(base: Base, name: str, *args: str, result: Path | None = None, skip: str = '') -> Items:
     """A program of the lab and what it found; skip: an item's name, if status 3 is no failure"""
     log = base.logs / f'test-{"-".join([name, *args]).replace("/", "_").replace("=", "_")}.log'
     found = result or base.results / f'{name}.ktap'
     found.unlink(missing_ok=True)
-    rc = jobs.call([place.lab / 'nsvm', name, *args, *settings.arguments(), f'LOCKED={":".join(map(str, bases.locked))}'], log)
+    rc = jobs.call([place.lab / 'nsvm', name, *args, *arguments()], log)
     if rc == 3 and skip:
         return [item('skip', skip, jobs.last_line(read(log)))]
     items = ktap.read(found) if found.exists() else []
@@ -274,12 +280,14 @@ def other(name: str) -> Items:
     log = base.logs / 'test-short.log'
     result = base.results / 'short.ktap'
     result.unlink(missing_ok=True)
-    given = [a for a in settings.arguments() if not a.startswith(('BASE=', 'LINUX='))]
-    jobs.call([place.lab / 'nsvm', 'test', 'short', f'BASE={name}', *given, f'LOCKED={":".join(map(str, bases.locked))}'], log)
+    given = [a for a in arguments() if not a.startswith(('BASE=', 'LINUX='))]
+    jobs.call([place.lab / 'nsvm', 'test', 'short', f'BASE={name}', *given], log)
     return [Item(i.verdict, f'{name}: {i.name}', i.detail) for i in ktap.read(result)]
 
 
 def run_groups(report: Report, *lanes: list) -> None:
+    printing = threading.Lock()
+
     def lane(groups: list) -> None:
         for title, fn in groups:
             begin = time.monotonic()
@@ -287,7 +295,7 @@ def run_groups(report: Report, *lanes: list) -> None:
                 items = fn()
             except Fatal as e:
                 items = [item(False, title, str(e))]
-            with jobs.lock:
+            with printing:
                 report.group(f'{title} ({elapsed(begin)})')
                 report.add(items)
     jobs.together(*(lambda g=g: lane(g) for g in lanes))
@@ -329,7 +337,4 @@ def main(args: list[str]) -> int:
     except Fatal as e:
         # What the rest cannot do without
         report.item('skip' if short and e.status == 3 else False, 'source, kernels and tests', str(e))
-    print(f'\n  {elapsed(begun)} in all, {rel(report.path)}')
-    good = report.close()
-    print(report.summary())
-    return 0 if good else 1
+    return ktap.finish(report)

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 from lib import jobs
-from lib.base import GIT, GIT_ENV, Base, digest, git, git_ok, put, read
+from lib.base import GIT_ENV, Base, digest, git, git_argv, git_ok, put, read
 from lib.say import Fatal, elapsed, say
 from lib.settings import place, rel, settings
 from source import debian, setup
@@ -160,7 +160,7 @@ def from_linux(base: Base) -> None:
     base.git('sparse-checkout', 'set', '--no-cone', *(f'/{p}' for p in PART))
     kernel = kernel_version(base.git('show', f'{commit}:Makefile'))
     jobs.step('TREE', base.logs / 'checkout.log', f'Linux {kernel}, {ref} of {base.linux}',
-              [*GIT[:1], '-C', base.src, *GIT[1:], 'checkout', '-q', '-f', '-B', 'series', commit],
+              git_argv(base.src, 'checkout', '-q', '-f', '-B', 'series', commit),
               f'cannot check out {ref} of {base.linux}', env=GIT_ENV)
     base.git('tag', '-f', 'base')
     (base.src / '.git/nsvm-applied').unlink(missing_ok=True)

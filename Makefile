@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 # Settings are what the command line of make says (SMP=2); the environment has no say
 given = $(foreach v,$(1),$(if $(filter command%,$(origin $(v))),'$(v)=$($(v))'))
 S := $(call given,$(shell sed -n 's/^config //p' Kconfig) BUILD)
-$(foreach v,CASE KVM NAME PART SEED SEQ STEPS TIME,$(if $(filter environment%,$(origin $(v))),$(eval undefine $(v))))
+$(foreach v,BUILD CASE KVM NAME PART SEED SEQ STEPS TIME,$(if $(filter environment%,$(origin $(v))),$(eval undefine $(v))))
 # V=1 is "show everything", but for mbox and send V is the version of the series
 MAIL = $(patsubst 'V=%,'VERSION=%,$(call given,V)) $(call given,SIGNOFF PREFIX REALLY)
 N := tools/nsvm/nsvm
@@ -99,7 +99,9 @@ send: tree ## show what would be mailed to whom (V=5 SIGNOFF=1); REALLY=1 sends 
 ##@ Options (Kconfig; make run BASE=... LINUX=... SMP=... wins over them)
 .PHONY: menuconfig defconfig
 menuconfig defconfig: setup ## choose in a menu, or write the defaults to build/.config
-	@$(call NSVM,config $@)
+	@mkdir -p $(or $(BUILD),build)
+	@CONFIG_=NSVM_ KCONFIG_CONFIG=$(or $(BUILD),build)/.config \
+		/usr/bin/python3 -m $(@:def%=alldef%) $(CURDIR)/Kconfig
 
 ##@ Cleaning
 .PHONY: clean distclean

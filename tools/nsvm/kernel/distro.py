@@ -152,7 +152,6 @@ def get(base: Base) -> Path:
     root = info(base, 'root')
     if info(base, 'version') == version and (not root or Path(root, 'packages').exists()):
         return d
-    tree.need_space(1)
     try:
         release, debs = fetch_all(base, version)
     except Fatal as e:

@@ -57,25 +57,17 @@ def build_plugin() -> Path:
 
 
 def can_load(binary: str, so: Path) -> bool:
-    """The proof is in the loading: API version and symbols are checked then.  What has
-    loaded is not tried again"""
-    file = shutil.which(binary)
-    if not file:
+    """The proof is in the loading: API version and symbols are checked then"""
+    if not shutil.which(binary):
         return False
-    loaded = place.build / 'qemu/loaded'
-    this = ' '.join(f'{f} {f.stat().st_size} {f.stat().st_mtime_ns}' for f in (Path(file).resolve(), so))
-    if read(loaded) != this:
-        p = jobs.start([file, '-accel', 'tcg', '-machine', 'none', '-nodefaults', '-display', 'none', '-monitor', 'stdio',
-                        '-plugin', f'{so},log=/dev/null'], stdin=jobs.subprocess.PIPE, stdout=jobs.subprocess.DEVNULL,
-                       stderr=jobs.subprocess.DEVNULL, text=True)
-        try:
-            p.communicate('quit\n', timeout=10)
-        except (jobs.subprocess.TimeoutExpired, BrokenPipeError):
-            pass
-        if jobs.finish(p, 0) != 0:
-            return False
-        put(loaded, this)
-    return True
+    p = jobs.start([binary, '-accel', 'tcg', '-machine', 'none', '-nodefaults', '-display', 'none', '-monitor', 'stdio',
+                    '-plugin', f'{so},log=/dev/null'], stdin=jobs.subprocess.PIPE, stdout=jobs.subprocess.DEVNULL,
+                   stderr=jobs.subprocess.DEVNULL, text=True)
+    try:
+        p.communicate('quit\n', timeout=10)
+    except (jobs.subprocess.TimeoutExpired, BrokenPipeError):
+        pass
+    return jobs.finish(p, 0) == 0
 
 
 def find() -> Qemu:
@@ -112,8 +104,6 @@ def fetch(d: Path) -> None:
         for deb in sorted((apt.dir / 'cache/archives').glob('*.deb')):
             debian.unpack(deb, root)
     shutil.rmtree(d / 'root', ignore_errors=True)
-    for unneeded in ('usr/share/doc', 'usr/share/man', 'usr/share/icons', 'usr/share/locale'):
-        shutil.rmtree(root / unneeded, ignore_errors=True)
     root.rename(d / 'root')
     libs = [str(f) for f in [*(d / 'root').glob('lib/*-linux-gnu'), *(d / 'root').glob('usr/lib/*-linux-gnu')]]
     put(d / DEFAULT, f"#!/bin/sh\n# {PACKAGE} of {suite}, as unpacked in {d}/root\n"

@@ -62,7 +62,6 @@ class Archive:
         self.suite = suite
         self.kind = kind
         self.dir = place.build / 'apt' / f'{suite}-{os.getpid()}'
-        self.fresh = not suite
 
     # ---- apt's view ----
 
@@ -100,22 +99,18 @@ class Archive:
 
     def update(self, status: str = '') -> None:
         """Lists of a suite, always: it may have moved on"""
-        if not self.fresh:
+        if self.suite:
             self.configure(status)
             jobs.step('APT', place.build / f'apt-{self.suite}.log', f'package lists of {self.suite} fetched',
                       self.get('update'), 'cannot fetch package lists', NOT_HERE)
-            self.fresh = True
-
-    def close(self) -> None:
-        """A suite's lists are large, and old tomorrow"""
-        if self.suite:
-            shutil.rmtree(self.dir, ignore_errors=True)
 
     def __enter__(self) -> 'Archive':
         return self
 
     def __exit__(self, *_) -> None:
-        self.close()
+        """A suite's lists are large, and old tomorrow"""
+        if self.suite:
+            shutil.rmtree(self.dir, ignore_errors=True)
 
     def show(self, *names: str) -> list[dict[str, str]]:
         """The records of packages, newest first"""
@@ -148,7 +143,7 @@ class Archive:
         """A package, or a file of a source package, in build/dl; Fatal 3 if it cannot be had"""
         found = self.ask(package, version, file)
         if not found:
-            raise Fatal(f'apt has no package {file or package}{" " + version if version else ""}', NOT_HERE)
+            raise Fatal(f'{self.suite or "apt"} has no {file or package}{" " + version if version else ""}', NOT_HERE)
         uri, name, sha = found
         to, tmp = place.downloads / name, place.downloads / f'tmp-{name}'
         if to.exists() and not has_sum(to, sha):
@@ -187,7 +182,8 @@ def at_hand(package: str, version: str, sha256: str) -> Path | None:
 
 def unpack(deb: Path, to: Path, *patterns: str) -> None:
     """Its files, or those that match, if any, below to"""
-    wanted = ['--wildcards', *patterns] if patterns else []
+    wanted = [f'--exclude=./usr/share/{unneeded}' for unneeded in ('doc', 'man', 'locale', 'info', 'icons')]
+    wanted += ['--wildcards', *patterns] if patterns else []
     p = jobs.start(['dpkg-deb', '--fsys-tarfile', deb], stdout=jobs.subprocess.PIPE, stderr=jobs.subprocess.DEVNULL)
     tar = jobs.start(['tar', '-x', '-C', to, *wanted], stdin=p.stdout, stdout=jobs.subprocess.DEVNULL,
                      stderr=jobs.subprocess.PIPE, text=True)
@@ -223,8 +219,6 @@ def root(suite: str, name: str, packages: list[str]) -> Path:
                 unpack(deb, tmp)
         if (tmp / 'usr/bin/mawk').exists():
             (tmp / 'usr/bin/awk').symlink_to('mawk')	# what its postinst does
-        for unneeded in ('usr/share/doc', 'usr/share/man', 'usr/share/locale', 'usr/share/info'):
-            shutil.rmtree(tmp / unneeded, ignore_errors=True)
         put(tmp / 'packages', wanted)
         shutil.rmtree(to, ignore_errors=True)
         tmp.replace(to)

@@ -106,14 +106,11 @@ def ensure(wanted: dict[str, str]) -> None:
     root = as_root()
     if root is None:
         raise Fatal(f'no rights to install; as root: apt-get install --no-install-recommends {" ".join(missing)}')
-    # Package lists may be missing or too old for the mirror: only then update
-    if jobs.call(['apt-cache', 'show', '--no-all-versions', *missing]) != 0:
-        update_lists()
     install = ('install', '--no-install-recommends', *missing)
     try:
         apt_get(root, 'installed', *install)
     except Fatal:
-        update_lists()
+        update_lists()		# missing, or too old for the mirror
         apt_get(root, 'installed', *install)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""tree base|series|whole|id - the kernel's source, and the series applied to it
+"""tree base|series - the kernel's source, and the series applied to it
 
 base     build/<base>/src is a git tree of the base, tag "base", from the package that
          patches/<base>/BASE names, fetched by apt ("suite:", of that suite; "source:",
@@ -9,13 +9,12 @@ base     build/<base>/src is a git tree of the base, tag "base", from the packag
 series   the patches of patches/<base>/series are applied to it by plain git am,
          branch "series".  Again when a patch has changed.  A tree with commits or
          edits of its own is left alone.
-whole    build/<base>/whole is the complete source, for what compiles a whole kernel
-id       prints a checksum of the series as it is in patches/<base>
+
+For what compiles a whole kernel, build/<base>/whole is the complete source.
 
 Exit status: 0 done, or nothing to do; 1 not, and src is as before; 3 not, as the
 source cannot be had.
 """
-import os
 import re
 import shutil
 import time
@@ -42,22 +41,14 @@ def kernel_version(makefile: str) -> str:
     return '.'.join(re.search(rf'^{part} *= *(\S+)', makefile, re.M)[1] for part in ('VERSION', 'PATCHLEVEL', 'SUBLEVEL'))
 
 
-def need_space(gib: int) -> None:
-    free = os.statvfs(place.build)
-    have = free.f_bavail * free.f_frsize >> 30
-    if have < gib:
-        raise Fatal(f'disk full: {rel(place.build)} needs about {gib} GiB, there are {have}')
-
-
 # ---- a packaged source ----
 
 def archive(base: Base) -> Path:
     """The package, or the tarball"""
     package, version, file, suite = (base.key(k) for k in ('package', 'version', 'file', 'suite'))
-    source = base.key('source')
-    if not (source if file else package):
-        raise Fatal(f'{rel(base.dir)}/BASE names no package')
     name = file or package
+    if not name:
+        raise Fatal(f'{rel(base.dir)}/BASE names no package')
     found = debian.at_hand(name, version, base.key('sha256'))
     if found:
         return found
@@ -66,16 +57,11 @@ def archive(base: Base) -> Path:
             apt.update()
             if not apt.suite and not apt.ask(package):
                 setup.update_lists()
-            if not apt.ask(source or package, version if file else '', file):
-                others = '' if file else ' '.join(apt.search('^linux-source-[0-9]')) or 'no linux-source at all'
-                raise Fatal(f'{suite or "apt"} has no {name} any more: LINUX= takes a tree of yours' if file else
-                            f'{suite or "apt"} has no package {name}, it has: {others} ({rel(base.dir)}/BASE says where from)',
-                            NOT_HERE)
-            return apt.fetch(source or package, version if file else '', file)
+            return apt.fetch(base.key('source') if file else package, version if file else '', file)
         except Fatal as e:
             found = debian.at_hand(name, '', base.key('sha256'))
             if not found:
-                raise Fatal(f'{e} (for {base.name})' if name not in str(e) else str(e), e.status) from None
+                raise Fatal(f'{e} (for {base.name}; LINUX= takes a tree of yours)', e.status) from None
             return found
 
 
@@ -104,7 +90,6 @@ def commit_all(where: Path, message: str) -> None:
 def from_package(base: Base, to: Path, part: bool, deb: Path | None = None) -> None:
     """A part is of that deb or what archive() finds; the complete source is that of src"""
     place.downloads.mkdir(parents=True, exist_ok=True)
-    need_space(int(os.environ.get('NSVM_SPACE', '1' if part else '4')))
     tmp = to.with_name(f'{to.name}.tmp')
     shutil.rmtree(tmp, ignore_errors=True)
     try:
@@ -149,7 +134,6 @@ def from_linux(base: Base) -> None:
         return
     if base.commit() and not is_ours(base):
         raise Fatal(f'{rel(base.src)} has commits or edits of its own, on another base: make patches, then make distclean')
-    need_space(4)
     if not (base.src / '.git').exists():
         base.src.mkdir(parents=True)
         base.git('init', '-q', '-b', 'series')
@@ -318,10 +302,6 @@ def main(args: list[str]) -> int:
         make_base(base)
     elif args == ['series']:
         make(base)
-    elif args == ['whole']:
-        make_whole(make_base(base))
-    elif args == ['id']:
-        print(base.series_id())
     else:
-        raise Fatal('usage: tree base|series|whole|id')
+        raise Fatal('usage: tree base|series')
     return 0

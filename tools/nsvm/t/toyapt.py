@@ -19,7 +19,7 @@ nested = 'arch/x86/kvm/svm/nested.c'
 DEB, TAR = 'linux-source-9.9_9.9.9-1_all.deb', 'linux_9.9.9.orig.tar.xz'
 PACKAGED = ('package: linux-source-9.9', 'version: 9.9.9-1')
 PATH = os.environ['PATH']
-os.environ.update(PATH=f'{bins}:{PATH}', NSVM_SPACE='0', NSVM_AS_ROOT='env')
+os.environ.update(PATH=f'{bins}:{PATH}', NSVM_AS_ROOT='env')
 
 APT_GET = '''for last; do :; done
 name=${last%%=*} version=

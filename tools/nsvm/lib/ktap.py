@@ -8,7 +8,6 @@ by its exit status (4 is a skip).  A test that prints nothing at all has failed.
 A program reports items with Report, and another one reads them with read().
 """
 import re
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -178,28 +177,22 @@ class Item:
 
 @dataclass
 class Report:
-    """What a program finds: a line for people each, and KTAP in a file at the end
-
-    quiet: only the file"""
+    """What a program finds: a line for people each, and KTAP in a file at the end"""
     path: Path
-    quiet: bool = False
     items: list[Item] = field(default_factory=list)
-    start: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.path.unlink(missing_ok=True)
 
     def group(self, title: str) -> None:
         """What comes now, and when"""
-        if not self.quiet:
-            print(f'\n  {title:<70} {elapsed(begun):>9}', flush=True)
+        print(f'\n  {title:<70} {elapsed(begun):>9}', flush=True)
 
     def item(self, verdict: str | bool, name: str, detail: str = '') -> bool:
         """True and False are ok and not ok; returns whether it is no failure"""
         verdict = {True: 'ok', False: 'not ok'}.get(verdict, verdict)
         self.items.append(Item(verdict, name, detail))
-        if not self.quiet:
-            print(f'  {"SKIP" if verdict == "skip" else verdict:<7} {name}{": " + detail if detail else ""}', flush=True)
+        print(f'  {"SKIP" if verdict == "skip" else verdict:<7} {name}{": " + detail if detail else ""}', flush=True)
         return verdict != 'not ok'
 
     def add(self, items: list[Item], prefix: str = '') -> None:
@@ -256,8 +249,5 @@ def parse(text: str, name: str = '') -> list[Item]:
 def finish(report: Report) -> int:
     """The last lines of a program, and its exit status"""
     good = report.close()
-    if not report.quiet:
-        print(f'\n  {elapsed(begun)} in all, {rel(report.path)}\n{report.summary()}', flush=True)
+    print(f'\n  {elapsed(begun)} in all, {rel(report.path)}\n{report.summary()}', flush=True)
     return 0 if good else 1
-
-

@@ -19,7 +19,7 @@ distribution's kernel lays out its memory at random, which takes an instruction 
 in the ioctls for nested state in L2, as these allocate some: each kernel is booted with each
 of LAYOUTS, the least figure counts, and "~" marks it if they differ.  No figure is judged.
 
-Results: bench.ktap; bench.tsv: kernel, row, minimum, median, spread, by tabs; bench.txt: the
+Results: bench.ktap; bench.tsv: kernel, row, median, spread, by tabs; bench.txt: the
 tables; bench.svg: the plot; bench-<kernel>-<layout>.log: the boots; bench-time.txt.
 Exit status: 0 measured, or all figures repeat; else 1.
 """
@@ -52,13 +52,6 @@ Row = tuple[int, int, int]		# minimum, median, how many samples are the median
 
 
 @dataclass
-class Figure:
-    minimum: int
-    median: int
-    spread: int		# of medians, from one layout to another
-
-
-@dataclass
 class Subject:
     """What is booted"""
     label: str
@@ -68,7 +61,7 @@ class Subject:
     arguments: str = ''		# of the program
     runs: list[dict[str, Row]] = field(default_factory=list)		# as they were done
     seen: vmruns.Check = field(default_factory=lambda: vmruns.Check(PROGRAM))		# in the first layout
-    figures: dict[str, Figure] = field(default_factory=dict)
+    medians: dict[str, list[int]] = field(default_factory=dict)		# of all layouts, the least first
 
 
 # ---- kernels ----
@@ -140,12 +133,8 @@ def measure(base: Base, s: Subject, layout: int, name: str = '', rows: str = '')
     s.runs.append(found)
 
 
-def collect(runs: list[dict[str, Row]]) -> dict[str, Figure]:
-    figures = {}
-    for row in runs[0]:
-        found = sorted((run[row] for run in runs), key=lambda f: f[1])
-        figures[row] = Figure(found[0][0], found[0][1], found[-1][1] - found[0][1])
-    return figures
+def collect(runs: list[dict[str, Row]]) -> dict[str, list[int]]:
+    return {row: sorted(run[row][1] for run in runs) for row in runs[0]}
 
 
 def measure_all(base: Base, found: list[Subject]) -> None:
@@ -156,7 +145,7 @@ def measure_all(base: Base, found: list[Subject]) -> None:
         list(jobs.each(lambda job: measure(base, *job), todo))
     say('BENCH', f'{len(todo)} boots, {len(LAYOUTS)} of each kernel ({elapsed(ticker.start)})')
     for s in found:
-        s.figures = collect(s.runs)
+        s.medians = collect(s.runs)
 
 
 def repeat(base: Base, rows: str) -> int:
@@ -177,13 +166,13 @@ def table(found: list[Subject]) -> list[str]:
     last = len(found) - 1
 
     def cell(i: int, row: str) -> str:
-        figure, before = found[i].figures[row], found[0 if i == last else i - 1].figures[row]
-        more = figure.median - before.median
-        return (str(figure.median) if i == 0 else f'{more:+d}' if more else '.') + '~' * (figure.spread > 0)
+        medians, before = found[i].medians[row], found[0 if i == last else i - 1].medians[row]
+        more = medians[0] - before[0]
+        return (str(medians[0]) if i == 0 else f'{more:+d}' if more else '.') + '~' * (medians[0] != medians[-1])
 
     width = [max(len(s.label), 7 if i == 0 else 9 if i == last else 5) for i, s in enumerate(found)]
     lines = [('instructions', [s.label for s in found])]
-    lines += [(row, [cell(i, row) for i in range(len(found))]) for row in found[0].figures]
+    lines += [(row, [cell(i, row) for i in range(len(found))]) for row in found[0].medians]
     return [f'    {name:<36} ' + ' '.join(f'{c:>{w}}' for c, w in zip(cells, width)) for name, cells in lines]
 
 
@@ -221,7 +210,7 @@ def plot(found: list[Subject]) -> str:
     """What each has more than the first one: an SVG"""
     data = ['\t'.join(('kernel', *PLOTTED))]
     for s in found:
-        more = [str(s.figures[row].median - found[0].figures[row].median) for row in PLOTTED]
+        more = [str(s.medians[row][0] - found[0].medians[row][0]) for row in PLOTTED]
         data.append('\t'.join([f'patch {s.label}' if s.label.isdigit() else s.label, *more]))
     script = ['$data << END', *data, 'END', 'set datafile separator tab',
               "set terminal svg size 860,460 font 'DejaVu Sans,12' background '#ffffff'",
@@ -247,15 +236,15 @@ def part_kernel(base: Base, report: Report) -> None:
     if 'base' in kernel and 'series' in kernel:
         out += ['', *sizes(base, kernel['base'], kernel['series'])]
     put(base.results / 'bench.txt', '\n'.join(out) + '\n')
-    put(base.results / 'bench.tsv', ''.join(f'{s.label}\t{row}\t{f.minimum}\t{f.median}\t{f.spread}\n'
-                                            for s in found for row, f in s.figures.items()))
+    put(base.results / 'bench.tsv', ''.join(f'{s.label}\t{row}\t{medians[0]}\t{medians[-1] - medians[0]}\n'
+                                            for s in found for row, medians in s.medians.items()))
     (base.results / 'bench.svg').unlink(missing_ok=True)
     if 'base' in kernel and shutil.which('gnuplot'):	# make setup installs it for bench
         put(base.results / 'bench.svg', plot(groups[0]))
     print('', *out, '', '  A column is what that kernel has more than the one left of it, the last one what it has',
           f'  more than the first one. Results: {rel(base.results)}/bench.{{tsv,txt,svg}}', '', sep='\n', flush=True)
     for s in found:
-        spreads = [f.spread for f in s.figures.values()]
+        spreads = [medians[-1] - medians[0] for medians in s.medians.values()]
         report.item('ok', f'{s.label} measured', f'{spreads.count(0)} of {len(spreads)} operations the same in each '
                     f'layout, all within {max(spreads)}')
 

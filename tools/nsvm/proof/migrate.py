@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
-"""migrate [run [REASON]] - carry checkpoints between kernels without and with the series, and mainline
+"""migrate [run] - carry checkpoints between kernels without and with the series, and mainline
 
-migrate run [REASON]  save VMs on each kernel, restore them on each kernel, see that L1 and
-                      L2 find the PATs that the table in proof/migrations says.  With REASON,
-                      or if mainline cannot be had, its rows and columns are skipped
-migrate table         what L2's PAT is to be, as the design page has it
+migrate run    save VMs on each kernel, restore them on each kernel, see that L1 and L2 find
+               the PATs that the table in proof/migrations says.  If mainline cannot be had,
+               its rows and columns are skipped
+migrate table  what L2's PAT is to be, as the design page has it
 
 Mainline is that base of patches/ which has gPAT of its own, without its series.  Each
 VMRUN is watched: what a guest reads is what the CPU runs it with on every kernel.
@@ -28,6 +28,7 @@ from machine.boot import Boot
 from proof import run
 from proof.model import mainline, watched
 from source import tree as source_tree
+from source.debian import NOT_HERE
 
 PROGRAM = 'svm_nested_pat_migrate'
 RULES = place.lab / 'proof/migrations'
@@ -184,18 +185,17 @@ def missing_in_docs() -> str:
     return next((want or has for want, has in zip_longest(wants, has) if want != has), '')
 
 
-def migrate(base: Base, reason: str) -> int:
+def migrate(base: Base) -> int:
     if not base.series():
         raise Fatal(f'no series in {rel(base.dir)}: nothing to compare with')
-    of = {'base': run.prepare(base)}
+    of, reason = {'base': run.prepare(base)}, ''
     selftests.build(base, [PROGRAM])
-    if not reason:
-        try:
-            of['mainline'] = kernels.base_kernel(source_tree.make_base(mainline()))
-        except Fatal as e:
-            if e.status != 3:
-                raise
-            reason = str(e)
+    try:
+        of['mainline'] = kernels.base_kernel(source_tree.make_base(mainline()))
+    except Fatal as e:
+        if e.status != NOT_HERE:
+            raise
+        reason = str(e)
     of['series'] = kernels.series_kernel(base)
     for old in base.results.glob('migrate*'):
         old.unlink()
@@ -229,6 +229,6 @@ def main(args: list[str]) -> int:
     if args == ['table']:
         print(matrix(expected()), end='')
         return 0
-    if args[:1] not in ([], ['run']) or len(args) > 2:
-        raise Fatal('usage: migrate run [REASON] | table')
-    return migrate(Base(), args[1] if args[1:] else '')
+    if args not in ([], ['run']):
+        raise Fatal('usage: migrate run | table')
+    return migrate(Base())

@@ -10,7 +10,6 @@ model mainline         the same with a KVM that somebody else made: that base of
 model mainline-series  the same with its series: what is a "defect" in differences must no
                        longer differ
 model seq SEQ          one sequence, such as run-a.write.smi.rsm.read
-model names            the operations
 
 Machines with one CPU each share the work, each VMRUN is watched.  A difference is made
 as short as it can be and printed such that `model seq` takes it.
@@ -222,7 +221,4 @@ def main(args: list[str]) -> int:
         return compare(base, args == ['mainline-series'])
     if len(args) == 2 and args[0] == 'seq':
         return sequence(base, args[1])
-    if args == ['names']:
-        print(' '.join(re.findall(r'^\t\{ "([a-z-]*)",', read(place.overlay / f'{PROGRAM}.c'), re.M)))
-        return 0
-    raise Fatal('usage: model run|test|mainline|mainline-series | seq SEQ | names')
+    raise Fatal('usage: model run|test|mainline|mainline-series | seq SEQ')

@@ -23,7 +23,6 @@ status: 0 if all were killed or are equivalent, else 1.
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Iterator
 
 from kernel import kernels, selftests
@@ -139,36 +138,22 @@ def judge_unknown(base: Base, wanted: list[Mutant], every: list[Mutant], again: 
     return past
 
 
-def origins(base: Base, files: set[str]) -> dict[tuple[str, int], str]:
-    """(file, line) -> the patch that it is from"""
-    number = {commit: f'patch {n}' for n, commit in enumerate(base.commits(), 1)}
-    blame = {f: base.git('blame', '-s', '-l', f'{base.commit()}..HEAD', '--', f).splitlines() for f in files}
-    return {(f, n): number[line[:40]] for f in files for n, line in enumerate(blame[f], 1) if line[:40] in number}
-
-
 def report(base: Base, wanted: list[Mutant], every: list[Mutant], known: dict[str, Result], name: str) -> bool:
     """For people, and for make test; is all well?"""
     reasons = dict(line.split(None, 1) for line in lines(base.dir / 'equivalent'))
     names = {m.name for m in every}
     stale = [f'stale: {n} is listed as equivalent and is no mutant' for n in reasons if n not in names]
-    from_patch = origins(base, {m.file for m in wanted})
-    rows: dict[str, Counter[str]] = {}
+    total: Counter[str] = Counter()
     told: list[tuple[str, str]] = []
     for m in wanted:
-        # A statement's first line may be an old one
-        patch = next((p for i in range(8) if (p := from_patch.get((m.file, m.first + i)))), 'base')
         verdict, why = known[m.name].verdict, known[m.name].why
         if verdict == 'killed' and m.name in reasons:
             stale.append(f'stale: {m.name} is listed as equivalent and was killed by {why}')
         if verdict == 'survived' and m.name in reasons:
             verdict, why = 'equivalent', reasons[m.name]
-        rows.setdefault(f'{patch}  {Path(m.file).name}', Counter())[verdict] += 1
-        told.append((verdict, f'{verdict:<10} {patch}  {m.name} line {m.first}, {m.what}: {m.code}' +
+        total[verdict] += 1
+        told.append((verdict, f'{verdict:<10} {m.name} line {m.first}, {m.what}: {m.code}' +
                      (f'\n           {"by " * (verdict == "killed")}{why}' if why else '')))
-    total = rows['all'] = sum(rows.values(), Counter())
-    print(f'\n  {"where":<24} {"mutants":>8} {"killed":>8} {"equivalent":>11} {"survived":>9} {"unbuilt":>8}')
-    for row, n in rows.items():
-        print(f'  {row:<24} {n.total():8} {n["killed"]:8} {n["equivalent"]:11} {n["survived"]:9} {n["unbuilt"]:8}')
     print('\n  '.join(['', *(text for verdict, text in told if verdict != 'killed'), *stale]))
     put(base.results / 'mutants.txt', ''.join(f'{text}\n' for _, text in told))
     print(f'  Each mutant and what was the first to kill it: {rel(base.results)}/mutants.txt')

@@ -1,36 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0
 """view [CASE|list] - what happened in a case of the last make run, at each VMRUN
-view check LABEL=LOG... - what hardware would have got wrong, and the figures
 
 The story of CASE, on the base and with the series, and its picture: results/view.svg.
 CASE is the name of a test or of a case, or the end of one after a dot; list names them
-all.  The logs are what the plugin vmrun.c wrote, see there, and vmruns.py for the checks:
-a line an error, the first one in each of ten cases (V=1: all), and a line a log.
-
-Exit status of check: 1 if there is an error, or nothing to check.
+all.  The logs are what the plugin vmrun.c wrote, see there.
 """
 from pathlib import Path
 
 from lib.base import Base, put, read
 from lib.say import Fatal
-from lib.settings import place, rel, settings
-from proof import story, vmruns
+from lib.settings import place, rel
+from proof import story
 
 DEFAULT = 'npt_on.l2_write_is_saved_at_vmexit'
-
-
-def check(logs: list[str]) -> int:
-    ok = True
-    for arg in logs:
-        label, _, log = arg.partition('=')
-        try:
-            with open(log, errors='replace') as f:
-                result = vmruns.check(f, label)
-        except OSError as e:
-            raise Fatal(f'no log {rel(log) or arg}: {e.strerror}') from None
-        print(result.text(all=settings.V == '1'), flush=True)
-        ok &= result.ok
-    return 0 if ok else 1
 
 
 def stories(log: Path, case: str) -> list[story.Story]:
@@ -66,9 +48,7 @@ def show(case: str) -> None:
 
 
 def main(args: list[str]) -> int:
-    if args[:1] == ['check'] and len(args) > 1:
-        return check(args[1:])
-    if len(args) > 1 or args == ['check']:
-        raise Fatal('usage: view [CASE|list] | view check LABEL=LOG...')
+    if len(args) > 1:
+        raise Fatal('usage: view [CASE|list]')
     show(args[0] if args else DEFAULT)
     return 0

@@ -7,8 +7,8 @@ headers, the series' selftest, and documents; in build/<base>/check.  "fast" is 
 than 3 minutes and needs no complete source; "am" only applies the patches; "list" prints names.
 
 One line a check: verdict, the patches one by one where it is about each (its number where it holds, x
-where not), time, what was seen, on failure the log.  The same as KTAP: results/check.ktap.  A result
-that is no failure is kept until something changes that it depends on ("kept" in the time column;
+where not), what was seen, on failure the log, time.  The same as KTAP: results/check.ktap.  A result
+that is no failure is kept until something changes that it depends on ("kept" in place of the time;
 AGAIN=1: do it anyway).  Interrupted, it goes on where it was.
 
 A check is a file checks/NAME (POSIX sh) or checks/NAME.py.  Comments at its top say
@@ -36,7 +36,7 @@ from pathlib import Path
 from kernel import kernels
 from lib import jobs, ktap
 from lib.base import Base, digest, git, git_ok, put, read
-from lib.say import Fatal, Ticker, elapsed
+from lib.say import Fatal, Ticker
 from lib.settings import place, rel, settings
 from machine import qemu
 from source import tree as source_tree
@@ -47,7 +47,6 @@ TOOLS = ('gcc', 'g++', 'clang', 'ld', 'ld.lld', 'make', 'sparse', 'spatch', 'sph
          'perl', 'python3')
 CHECKS = Path(__file__).parent / 'checks'
 SKIP, NOT_HERE = 4, 3	# exit status of a check, status of a Fatal
-WIDE = 14		# patches, in the table
 
 
 @dataclass
@@ -157,8 +156,8 @@ def key(check: Check, n: int, series: Series, common: str) -> str:
 
 # ---- one check ----
 
-def once(check: Check, n: int, series: Series, common: str) -> tuple[str, str, int | None]:
-    """Do it, or take the result that is kept: verdict, what was seen, ms (None: it was kept)"""
+def once(check: Check, n: int, series: Series, common: str) -> tuple[str, str, float | None]:
+    """Do it, or take the result that is kept: verdict, what was seen, seconds (None: it was kept)"""
     stamp, log = series.work / f'kept/{check.name}.{n if check.each else "all"}', check.log(n, series)
     try:
         now = key(check, n, series, common)
@@ -173,14 +172,14 @@ def once(check: Check, n: int, series: Series, common: str) -> tuple[str, str, i
     rc = jobs.call(['sh', check.file, this] if not check.file.suffix else
                    [place.lab / 'nsvm', 'check', 'one', check.name, series.tree, str(n), *series.commits,
                     *settings.arguments()], log)
-    ms = round((time.monotonic() - begin) * 1000)
+    took = time.monotonic() - begin
     seen = (re.findall(r'^seen: (.*)$', log.read_text(errors='replace'), re.M) or [''])[-1]
     if rc not in (0, SKIP):
         error = jobs.first_error(log, rc).replace(f'{series.tree}/', '').replace(f'{place.top}/', '')
-        return 'not ok', seen or error, ms
+        return 'not ok', seen or error, took
     verdict = 'skip' if rc else 'ok'
     put(stamp, f'{now}\n{verdict}\n{seen}\n')
-    return verdict, seen, ms
+    return verdict, seen, took
 
 
 def one(name: str, tree: str, n: str, *commits: str) -> int:
@@ -194,30 +193,18 @@ def one(name: str, tree: str, n: str, *commits: str) -> int:
     return 0
 
 
-# ---- the table ----
-
-def took(ms: float) -> str:
-    return f'{ms / 1000:.1f} s' if ms < 60000 else f'{ms // 60000:.0f} m {ms // 1000 % 60:02.0f} s'
-
-
-def line(report: ktap.Report, verdict: str, title: str, marks: str, when: str, seen: str) -> None:
-    word = 'SKIP' if verdict == 'skip' else verdict
-    print(f'  {word:<6}  {title:<46}  {marks or "-":<{WIDE}}  {when:>8}  {seen}'.rstrip(), flush=True)
-    report.item(verdict, title, f'{marks} {seen}'.strip() if verdict == 'not ok' else seen)
-
-
 def do(check: Check, series: Series, common: str, report: ktap.Report) -> None:
     with Ticker('CHECK', check.title):
         results = {n: once(check, n, series, common) for n in (range(1, series.n + 1) if check.each else [series.n])}
     failed = [n for n, (verdict, _, _) in results.items() if verdict == 'not ok']
     marks = ''.join('x' if n in failed else str(n % 10) for n in results) if check.each else ''
-    done = [ms for _, _, ms in results.values() if ms is not None]
+    done = [took for _, _, took in results.values() if took is not None]
     verdict = 'not ok' if failed else min((verdict for verdict, _, _ in results.values()), default='ok')
     seen = next((seen for _, seen, _ in results.values() if seen), '')
     if failed:
         n = failed[0]
         seen = f'{f"{n}: " if check.each else ""}{results[n][1]} (log: {rel(check.log(n, series))})'
-    line(report, verdict, check.title, marks, took(sum(done)) if done else 'kept', seen)
+    report.item(verdict, check.title, f'{marks} {seen} ({f"{sum(done):.1f} s" if done else "kept"})'.strip())
 
 
 # ---- the patches ----
@@ -234,17 +221,16 @@ def part(base: Base) -> Path:
     return tree
 
 
-def apply(base: Base, tree: Path) -> tuple[Series, bool]:
-    """What plain git makes of them, as of someone without any setting; and whether it was known"""
+def apply(base: Base, tree: Path) -> Series:
+    """What plain git makes of them, as of someone without any setting"""
     file, commit = base.b / f'check/{tree.name}.applied', git(tree, 'rev-parse', 'base^{commit}')
     of, commits = digest(base.series_id(), commit), read(file).split()
-    known = commits[:1] == [of]
-    if not known:
+    if commits[:1] != [of]:
         last = source_tree.apply_in(base, tree)
         git(tree, 'update-ref', 'refs/nsvm/check', last)
         commits = [of, commit, *git(tree, 'rev-list', '--reverse', f'{commit}..{last}').split()]
         put(file, '\n'.join(commits) + '\n')
-    return Series(base, tree, commits[1:]), known
+    return Series(base, tree, commits[1:])
 
 
 def main(args: list[str]) -> int:
@@ -258,25 +244,21 @@ def main(args: list[str]) -> int:
         raise Fatal(f'no check {name}; tools/nsvm/nsvm check list names them')
     wanted = [c for c in checks if not args or 'all' in args or c.name in args or c.fast and 'fast' in args]
     base = source_tree.make_base(Base())
-    report = ktap.Report(base.results / 'check.ktap', quiet=True)
-    print(f'\n  {"":<6}  {"check":<46}  {"patches":<{WIDE}}  {"time":>8}  seen\n  {"-" * 107}\n\n  {GROUPS[0]}')
-    title, begin, group = 'git am on the pristine base', time.monotonic(), 0
+    report = ktap.Report(base.results / 'check.ktap')
+    report.group(GROUPS[0])
+    title, group = 'git am on the pristine base', 0
     needed = {c.fast for c in wanted} or {True}
     try:
         trees = {fast: part(base) if fast else source_tree.make_whole(base) for fast in needed}
         applied = {fast: apply(base, tree) for fast, tree in trees.items()}
+        report.item('ok', title)
     except Fatal as e:
-        line(report, 'not ok', title, '', elapsed(begin), f'{e} (log: {rel(base.logs / "am.log")})')
+        report.item('not ok', title, f'{e} (log: {rel(base.logs / "am.log")})')
         wanted = []
-    else:
-        digits = ''.join(str(n % 10) for n in range(1, len(base.series()) + 1))
-        known = all(known for _, known in applied.values())
-        line(report, 'ok', title, digits, 'kept' if known else elapsed(begin), '')
     common = common_key() if wanted else ''
     for c in wanted:
         if c.group != group:
-            print(f'\n  {GROUPS[c.group]}')
+            report.group(GROUPS[c.group])
             group = c.group
-        do(c, applied[c.fast][0], common, report)
-    report.quiet = False
+        do(c, applied[c.fast], common, report)
     return ktap.finish(report)

@@ -121,5 +121,3 @@ def main(args: list[str]) -> int:
     if set(chosen(dict(wanted))) != set(wanted):
         ensure(chosen(wanted))	# kconfiglib has come with the first ones
     return 0
-
-

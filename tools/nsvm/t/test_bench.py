@@ -21,7 +21,7 @@ ok 3 kvm_run_in_l1 # SKIP no such thing
 def subject(label: str, *runs: dict[str, int]) -> bench.Subject:
     """Of which these are the medians"""
     found = [{row: (median, median, 40) for row, median in run.items()} for run in runs]
-    return bench.Subject(label, 'toy', None, None, figures=bench.collect(found))
+    return bench.Subject(label, 'toy', None, None, medians=bench.collect(found))
 
 
 class Figures(unittest.TestCase):
@@ -31,7 +31,7 @@ class Figures(unittest.TestCase):
     def test_least_layout_counts(self) -> None:
         runs = [{'vmrun': (9, 12, 30), 'rdmsr': (5, 5, 40)}, {'vmrun': (10, 11, 40), 'rdmsr': (5, 5, 39)},
                 {'vmrun': (8, 13, 40), 'rdmsr': (5, 5, 40)}]
-        self.assertEqual(bench.collect(runs), {'vmrun': bench.Figure(10, 11, 2), 'rdmsr': bench.Figure(5, 5, 0)})
+        self.assertEqual(bench.collect(runs), {'vmrun': [11, 12, 13], 'rdmsr': [5, 5, 5]})
 
 
 class Table(unittest.TestCase):

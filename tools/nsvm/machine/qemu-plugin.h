@@ -14,21 +14,9 @@
 #define QEMU_PLUGIN_CB_R_REGS	1	/* the callback reads registers */
 #define QEMU_PLUGIN_EXPORT	__attribute__((visibility("default")))
 
+struct qemu_info;
 struct qemu_plugin_tb;
 struct qemu_plugin_insn;
-
-struct qemu_info {
-	const char *target_name;
-	struct {
-		int min;
-		int cur;
-	} version;
-	bool system_emulation;
-	struct {
-		int smp_vcpus;
-		int max_vcpus;
-	} system;
-};
 
 struct qemu_plugin_reg_descriptor {
 	void *handle;

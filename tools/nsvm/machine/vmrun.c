@@ -151,16 +151,6 @@ static void on_vmload(unsigned int cpu, void *unused)
 		c->vmload = get_reg(c, RAX);
 }
 
-/* What the CPU finds in the VMCB of @c, which has been read */
-static void record_vmrun(struct cpu *c, unsigned int cpu, __u64 val, __u64 hpat)
-{
-	record("V %llu %u %llx %016llx %llx %llx %llx %llx %llx %016llx %llx %016llx %llx\n",
-	       number, cpu, c->vmcb, bytes_at(c, VMCB_G_PAT, 8), bytes_at(c, VMCB_CLEAN, 4),
-	       bytes_at(c, VMCB_NP_ENABLE, 1) & 1, bytes_at(c, VMCB_NCR3, 8),
-	       bytes_at(c, VMCB_ASID, 4), bytes_at(c, VMCB_RIP, 8), val, c->vmload, hpat,
-	       bytes_at(c, VMCB_CR3, 8));
-}
-
 static void on_vmrun(unsigned int cpu, void *next)
 {
 	struct cpu *c = &cpus[cpu];
@@ -177,10 +167,13 @@ static void on_vmrun(unsigned int cpu, void *next)
 	c->number = ++number;
 	c->vmcb = pa;
 	c->resume = (__u64)next;
-	if (read_vmcb(c, pa) && bytes_at(c, VMCB_ASID, 4))	/* zero is invalid */
-		record_vmrun(c, cpu, edx_eax(c, rdx), hpat);
-	else
+	if (!read_vmcb(c, pa) || !bytes_at(c, VMCB_ASID, 4))	/* zero is invalid */
 		end("unreadable");
+	record("V %llu %u %llx %016llx %llx %llx %llx %llx %llx %016llx %llx %016llx %llx\n",
+	       number, cpu, pa, bytes_at(c, VMCB_G_PAT, 8), bytes_at(c, VMCB_CLEAN, 4),
+	       bytes_at(c, VMCB_NP_ENABLE, 1) & 1, bytes_at(c, VMCB_NCR3, 8),
+	       bytes_at(c, VMCB_ASID, 4), bytes_at(c, VMCB_RIP, 8), edx_eax(c, rdx),
+	       c->vmload, hpat, bytes_at(c, VMCB_CR3, 8));
 	pthread_mutex_unlock(&lock);
 }
 
@@ -311,7 +304,7 @@ QEMU_PLUGIN_EXPORT int qemu_plugin_version = QEMU_PLUGIN_VERSION;
 QEMU_PLUGIN_EXPORT
 int qemu_plugin_install(__u64 id, const struct qemu_info *info, int argc, char **argv)
 {
-	const char *log = NULL;
+	const char *log = "";
 
 	for (int i = 0; i < argc; i++) {
 		if (!strncmp(argv[i], "log=", 4))
@@ -321,9 +314,6 @@ int qemu_plugin_install(__u64 id, const struct qemu_info *info, int argc, char *
 		else
 			return -1;
 	}
-
-	if (!log || strcmp(info->target_name, "x86_64") || !info->system_emulation)
-		return -1;
 
 	out = fopen(log, "w");
 	if (!out) {

@@ -65,21 +65,17 @@ def fetch_all(base: Base, version: str) -> tuple[str, list[Path]]:
     if names and all(found):
         return names[0], [deb for deb in found if deb]
     with debian.Archive(base.key('suite')) as apt:
-        try:
-            apt.update()
-            headers = headers_of(apt, version)
-            if not headers:
-                raise Fatal(f'apt knows no linux-headers-*-{FLAVOUR} of version {version}', NOT_HERE)
-            release = headers.removeprefix('linux-headers-')
-            image = next(p for p in (f'linux-image-{release}-unsigned', f'linux-image-{release}') if apt.show(p))
-            # Since 7.x, an image is several packages
-            needed = {m for p in (image, headers) for r in apt.show(p) if r.get('Version') == version
-                      for m in re.findall(r'linux-(?:headers|kbuild|binary|modules)-[^\s,]+', r.get('Depends', ''))}
-            names = [image, headers, *sorted(needed - {image, headers})]
-            debs = [apt.fetch(p, version) for p in names]
-        except Fatal as e:
-            raise Fatal(str(e) if 'apt knows' in str(e) else f"cannot have Debian's kernel of {version}: {e}", e.status) from None
-    return release, debs
+        apt.update()
+        headers = headers_of(apt, version)
+        if not headers:
+            raise Fatal(f'apt knows no linux-headers-*-{FLAVOUR} of version {version}', NOT_HERE)
+        release = headers.removeprefix('linux-headers-')
+        image = next(p for p in (f'linux-image-{release}-unsigned', f'linux-image-{release}') if apt.show(p))
+        # Since 7.x, an image is several packages
+        needed = {m for p in (image, headers) for r in apt.show(p) if r.get('Version') == version
+                  for m in re.findall(r'linux-(?:headers|kbuild|binary|modules)-[^\s,]+', r.get('Depends', ''))}
+        names = [image, headers, *sorted(needed - {image, headers})]
+        return release, [apt.fetch(p, version) for p in names]
 
 
 # ---- what is in them ----

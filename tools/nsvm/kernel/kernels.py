@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""kernels [base|series|N]... - an image and a directory of modules
+"""kernels - an image and a directory of modules: those of the series
 
 The usual one is the distribution's own: its modules are the base, and ours, built
 against its headers, the series (see distro, module).  Where that cannot be, with
@@ -104,19 +104,11 @@ def step_kernel(base: Base, n: int) -> Kernel:
     commits = base.commits()
     if len(commits) != len(base.series()):
         raise Fatal(f'{rel(base.src)} has other commits than patches/')
-    if not 1 <= n <= len(commits):
-        raise Fatal(f'there is no patch {n}')
     return tree_kernel(base, commits[n - 1], 'step', f'step-{n}', base.b / f'steps{flavour(False)}/{n}', quiet=False)
 
 
 def main(args: list[str]) -> int:
-    base = source_tree.make(Base())
-    for what in args or ['series']:
-        k = {'base': base_kernel, 'series': series_kernel}.get(what)
-        if k:
-            k(base)
-        elif what.isdigit():
-            step_kernel(base, int(what))
-        else:
-            raise Fatal('usage: kernels [base|series|N]...')
+    if args:
+        raise Fatal('usage: kernels')
+    series_kernel(source_tree.make(Base()))
     return 0

@@ -90,6 +90,11 @@ class Base:
     def key(self, key: str) -> str:
         return (self.keys(key) or [''])[0]
 
+    def need_key(self, key: str) -> str:
+        if not self.key(key):
+            raise Fatal(f'{rel(self.dir)}/BASE has no "{key}:"')
+        return self.key(key)
+
     def series(self) -> list[str]:
         """The patches, in order"""
         return lines(self.dir / 'series')

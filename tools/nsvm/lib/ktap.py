@@ -195,9 +195,9 @@ class Report:
         print(f'  {"SKIP" if verdict == "skip" else verdict:<7} {name}{": " + detail if detail else ""}', flush=True)
         return verdict != 'not ok'
 
-    def add(self, items: list[Item], prefix: str = '') -> None:
+    def add(self, items: list[Item]) -> None:
         for i in items:
-            self.item(i.verdict, prefix + i.name, i.detail)
+            self.item(i.verdict, i.name, i.detail)
 
     def count(self, verdict: str) -> int:
         return sum(i.verdict == verdict for i in self.items)

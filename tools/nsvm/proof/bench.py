@@ -87,10 +87,8 @@ def others(base: Base, other: Base, wanted: list[str]) -> list[Subject]:
             where = selftests.build(tree.make(other), [PROGRAM])
             return [Subject(first, name, kernels.base_kernel(other), where),
                     Subject(second, name, kernels.series_kernel(other), where)]
-        if not other.key('quirk'):
-            raise Fatal(f'{rel(other.dir)}/BASE has no "quirk:", the mask of what is to be disabled')
         kernel, where = kernels.base_kernel(tree.make_base(other)), selftests.build(base, [PROGRAM])
-        off = f':-q:{other.key("quirk")}'
+        off = f':-q:{other.need_key("quirk")}'
         return [Subject(first, name, kernel, where), Subject(second, name, kernel, where, off)]
     except Fatal as e:
         if e.status != NOT_HERE:

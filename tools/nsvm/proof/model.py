@@ -157,9 +157,7 @@ def judge(known: list[Line], log: str, seen: vmruns.Check, repaired: bool) -> st
 
 def compare(base: Base, repaired: bool) -> int:
     other = mainline()
-    quirk = other.key('quirk')
-    if not quirk:
-        raise Fatal(f'{rel(other.dir)}/BASE has no "quirk:", the mask of what is to be disabled')
+    quirk = other.need_key('quirk')
     if repaired:
         kernel = kernels.series_kernel(source_tree.make(other))
     else:

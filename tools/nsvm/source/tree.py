@@ -46,9 +46,7 @@ def kernel_version(makefile: str) -> str:
 def archive(base: Base) -> Path:
     """The package, or the tarball"""
     package, version, file, suite = (base.key(k) for k in ('package', 'version', 'file', 'suite'))
-    name = file or package
-    if not name:
-        raise Fatal(f'{rel(base.dir)}/BASE names no package')
+    name = file or base.need_key('package')
     found = debian.at_hand(name, version, base.key('sha256'))
     if found:
         return found

@@ -13,10 +13,10 @@ from pathlib import Path
 from unittest import mock
 
 import toy
-from toy import is_
+from toy import is_, script
 from kernel.kernels import Kernel, flavour
 from lib import jobs, ktap
-from lib.base import Base, put
+from lib.base import Base
 from lib.say import Fatal
 from lib.settings import from_arguments, settings
 from machine import boot
@@ -42,8 +42,7 @@ tmp = Path(tempfile.mkdtemp(prefix='failures-', suffix='.tmp', dir=base.b))
 atexit.register(shutil.rmtree, tmp)
 base.results = tmp / 'results'
 for name, text in STAND_INS.items():
-    put(tmp / name, f'#!/bin/sh\n{text}\n')
-    (tmp / name).chmod(0o755)
+    script(tmp / name, text)
 
 
 def broken(module: str, pattern: bytes, text: bytes) -> Kernel:

@@ -12,7 +12,7 @@ from email.message import Message
 from pathlib import Path
 
 import toy
-from toy import AUTHOR, b, code, commit, git, is_, letter, nsvm, overlay, patches, run, top, tree
+from toy import AUTHOR, b, code, commit, git, is_, letter, nsvm, overlay, patches, run, script, top, tree
 
 me = 'Some One Else <else@example.org>'
 sent, tested = top / 'sent', b / 'results/tested'
@@ -24,11 +24,6 @@ def refused(name: str, why: str, *args: str) -> None:
     r = nsvm(*args)
     is_((r.returncode, why in r.stderr, list(sent.iterdir())), (1, True, []), f'{args[0]}: {name}', r.stderr)
     git(top, 'checkout', '-q', '.')
-
-
-def script(file: Path, text: str) -> None:
-    file.write_text(f'#!/bin/sh\n{text}\n')
-    file.chmod(0o755)
 
 
 def edit(file: Path, more: str = '\n') -> None:

@@ -61,7 +61,7 @@ shutil.rmtree(bins)
 bins.mkdir()
 for name in 'git make gcc flex bison bc xz busybox zstd bwrap python3 sh env sed as ld'.split():
     (bins / name).symlink_to(shutil.which(name) or '/bin/true')
-toyapt.script(bins / 'qemu-system-x86_64', 'echo QEMU emulator version 8.0.0; [ "$1" = --version ]')
+toy.script(bins / 'qemu-system-x86_64', 'echo QEMU emulator version 8.0.0; [ "$1" = --version ]')
 os.environ['PATH'] = str(bins)
 case(0, 'no dpkg, but all programs', '^$', 'setup', 'run')
 case(0, 'LINUX= goes on', '2 patches .* applied', 'tree', 'series', f'LINUX={work}', 'LINUX_REF=HEAD~2')

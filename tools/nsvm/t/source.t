@@ -25,8 +25,8 @@ toyapt.make()
 
 # ---- packages ----
 
-toyapt.script(bins / 'dpkg-query', 'shift 3\nfor p; do [ $p = busybox-static ] || echo "installed $p"; done')
-toyapt.script(bins / 'sudo', 'exit 1')
+toy.script(bins / 'dpkg-query', 'shift 3\nfor p; do [ $p = busybox-static ] || echo "installed $p"; done')
+toy.script(bins / 'sudo', 'exit 1')
 case(3, 'a package is missing, no network', 'cannot fetch package lists: E: .*Could not connect', 'setup', apt='none')
 settings.from_arguments(PLACES)
 os.environ['NSVM_AS_ROOT'] = ''

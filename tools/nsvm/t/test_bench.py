@@ -53,7 +53,3 @@ class Table(unittest.TestCase):
     def test_longest_label_fits(self) -> None:
         lines = bench.table([subject('base', {'r': 1}), subject('a-very-long-label', {'r': 2})])
         self.assertEqual(len(lines[0]), len(lines[1]))
-
-
-if __name__ == '__main__':
-    unittest.main()

@@ -48,7 +48,3 @@ class Test(unittest.TestCase):
 
     def test_design_page(self) -> None:
         self.assertEqual(migrate.missing_in_docs(), '')
-
-
-if __name__ == '__main__':
-    unittest.main()

@@ -67,7 +67,3 @@ class Test(unittest.TestCase):
                             ({near.name: 'c', last.name: 'b'}, 'bac'), ({last.name: 'gone', far.name: 'c'}, 'cab')):
             results = {name: Result('killed', by=by) for name, by in known.items()}
             self.assertEqual(''.join(mutants.in_order(last, tests, every, results)), want)
-
-
-if __name__ == '__main__':
-    unittest.main()

@@ -43,6 +43,12 @@ def nsvm(program: str, *args: str) -> subprocess.CompletedProcess:
     return run(lab / 'nsvm', program, *PLACES, *args)
 
 
+def script(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f'#!/bin/sh\n{text}\n')
+    file.chmod(0o755)
+
+
 def commit(subject: str, *files: tuple[str, str]) -> None:
     for name, text in files:
         (tree / name).parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Callable
 
-from toy import b, git, is_, nsvm, patches, run, top
+from toy import b, git, is_, nsvm, patches, run, script, top
 from kernel import module
 from lib.say import Fatal
 from source import debian, tree
@@ -53,13 +53,6 @@ case $* in
 *search*) ls ARCHIVE | sed -n 's/_.*deb$//p' | grep -E "$last";;
 *) for p; do for f in ARCHIVE/${p}_*.deb; do [ ! -f "$f" ] || dpkg-deb -f "$f"; echo; done; done;;
 esac'''
-
-
-def script(file: Path, text: str) -> None:
-    text = text.replace('ARCHIVE', str(archive)).replace('TAR', TAR).replace('CODENAME', debian.codename())
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(f'#!/bin/sh\n{text}\n')
-    file.chmod(0o755)
 
 
 def deb(name: str, version: str, files: dict[str, bytes], arch: str = 'all') -> None:
@@ -111,7 +104,7 @@ def make() -> None:
     for d in (archive, patches, work):
         d.mkdir(parents=True)
     for name, text in (('apt-get', APT_GET), ('apt-helper', APT_HELPER), ('apt-cache', APT_CACHE)):
-        script(bins / name, text)
+        script(bins / name, text.replace('ARCHIVE', str(archive)).replace('TAR', TAR).replace('CODENAME', debian.codename()))
     (top / '.gitconfig').write_text('[user]\nname = x\nemail = x@x\n')
     git(work, 'init', '-q')
     source('9.9.9')

@@ -70,7 +70,7 @@ def flavour(debug: bool) -> str:
     return '-debug' if debug or settings.DEBUG_KERNEL == 'y' else '' if settings.CC == 'gcc' else f'-{settings.CC.rpartition("/")[2]}'
 
 
-def tree_kernel(base: Base, tree: str, worker: int | str = 0, label: str = 'tree', to: Path | None = None,
+def tree_kernel(base: Base, tree: str, worker: int | str, label: str, to: Path | None = None,
                 debug: bool = False, quiet: bool = True, werror: bool = True) -> Kernel:
     """Of a tree object (or commit) of src; worker: whose objects, so that several can be made
     at once.  In build/<base>/<label> if to is not given"""
@@ -88,9 +88,9 @@ def tree_kernel(base: Base, tree: str, worker: int | str = 0, label: str = 'tree
     return Kernel(to, label)
 
 
-def base_kernel(base: Base, debug: bool = False) -> Kernel:
+def base_kernel(base: Base) -> Kernel:
     base.need_tree()
-    return tree_kernel(base, 'base', '', 'kernel-base', base.b / f'kernel-base{flavour(debug)}', debug, quiet=False)
+    return tree_kernel(base, 'base', '', 'kernel-base', base.b / f'kernel-base{flavour(False)}', quiet=False)
 
 
 def series_kernel(base: Base, debug: bool = False) -> Kernel:

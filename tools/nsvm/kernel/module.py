@@ -41,11 +41,8 @@ def write_sources(base: Base, tree: str, to: Path, modules: list[str]) -> None:
     data = archive.stdout.read()
     if jobs.finish(archive):
         raise Fatal(f'git archive of {tree} fails in {base.src}')
-    files = {}
-    for member in tarfile.open(fileobj=(tar := io.BytesIO(data))):
-        if member.isfile():
-            files[member.name] = data[member.offset_data:member.offset_data + member.size]
-    tar.close()
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        files = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
     # Before the headers of the kernel, which have another one
     files['first/asm/kvm.h'] = files.pop(UAPI)
     kbuild = files['arch/x86/kvm/Makefile'].decode()

@@ -198,7 +198,7 @@ def each(fn: Callable[[T], R], items: Iterable[T], at_once: int | None = None) -
     pool.shutdown()
 
 
-def together(*fns: Callable[[], R], at_once: int | None = None) -> list[R]:
+def together(*fns: Callable[[], R]) -> list[R]:
     """What they return, in that order"""
-    done = dict(each(lambda i: fns[i](), range(len(fns)), at_once or len(fns)))
+    done = dict(each(lambda i: fns[i](), range(len(fns)), len(fns)))
     return [done[i] for i in range(len(fns))]

@@ -204,7 +204,8 @@ def do(check: Check, series: Series, common: str, report: ktap.Report) -> None:
     if failed:
         n = failed[0]
         seen = f'{f"{n}: " if check.each else ""}{results[n][1]} (log: {rel(check.log(n, series))})'
-    report.item(verdict, check.title, f'{marks} {seen} ({f"{sum(done):.1f} s" if done else "kept"})'.strip())
+    when = f'({sum(done):.1f} s)' if done else '(kept)'
+    report.item(verdict, check.title, ' '.join(filter(None, (marks, seen, when))))
 
 
 # ---- the patches ----

@@ -66,16 +66,9 @@ class Job:
         return f'{self.why}; again: make fuzz SEED={seed} STEPS={step} (log: {rel(results)}/failed-{seed}.log)'
 
 
-def fuzz_said(log: str) -> str:
-    v = dict(re.findall(r'(\w+)=(\S+)', re.search(r'^# nsvm: fuzz done (.*)', log, re.M)[1]))
-    v.update(rate=int(v['calls']) * 1000 // int(v['ms']), leaks=re.search('^# leaks: ([^,\n]*)', log, re.M)[1])
-    return ('{calls} calls, {rate}/s, {sets} states set ({accepted} accepted), {failed} calls failed, {runs} runs; '
-            'seeds {seeds}; leaks: {leaks}').format(**v)
-
-
-def race_said(log: str) -> str:
-    return 'L2 ran {} times, was refused {} times, in {} turns'.format(
-        *re.search(r'^# nsvm: race ran=(\d+) refused=(\d+) turns=(\d+)', log, re.M).groups())
+def figures(log: str) -> str:
+    """As the program names them"""
+    return ', '.join(re.findall(r'^# (?:nsvm: (?:fuzz done|race) )?((?:leaks: |seeds=|ran=).*)', log, re.M))
 
 
 def fuzz(base: Base, kernel: Kernel, plain: bool, seconds: int, seed: int) -> int:
@@ -100,13 +93,13 @@ def fuzz(base: Base, kernel: Kernel, plain: bool, seconds: int, seed: int) -> in
     with Ticker('FUZZ', 'fuzzing'):
         one, two = jobs.together(lambda: hostile('fuzz', seed), second)
         race = Job(base, 'fuzz-race').start(kernel, race_time * 10 + 240, [f'{RACE}:{race_time}'], smp=2)
-    judge('KVM_SET_NESTED_STATE, hostile', one, fuzz_said)
+    judge('KVM_SET_NESTED_STATE, hostile', one, figures)
     if known:
-        judge('KVM_SET_NESTED_STATE, hostile', two, fuzz_said)
+        judge('KVM_SET_NESTED_STATE, hostile', two, figures)
         report.item(True, f'PAT tests, {kind}', 'passed before, and nothing changed since')
     elif judge(f'PAT tests, {kind}', two, lambda log: f'{sum(bool(c.case) for c in ktap.cases(log))} cases'):
         put(stamp, key)
-    if judge('VMRUN against a changing g_pat', race, race_said):
+    if judge('VMRUN against a changing g_pat', race, figures):
         watched(report, 'VMRUNs of the race', run.view_of(base, 'fuzz-race'))
     print(f'  {elapsed(begun)} in all; results: {rel(report.path)}')
     return 0 if report.close() else 1

@@ -104,7 +104,8 @@ def make() -> None:
     for d in (archive, patches, work):
         d.mkdir(parents=True)
     for name, text in (('apt-get', APT_GET), ('apt-helper', APT_HELPER), ('apt-cache', APT_CACHE)):
-        script(bins / name, text.replace('ARCHIVE', str(archive)).replace('TAR', TAR).replace('CODENAME', debian.codename()))
+        text = text.replace('ARCHIVE', str(archive)).replace('TAR', TAR)
+        script(bins / name, text.replace('CODENAME', debian.codename()))
     (top / '.gitconfig').write_text('[user]\nname = x\nemail = x@x\n')
     git(work, 'init', '-q')
     source('9.9.9')

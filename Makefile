@@ -63,7 +63,10 @@ view: ## story and picture of a case in the last make run (CASE=..., CASE=list)
 	@$(call NSVM,view $(CASE))
 
 ##@ More proof (each says at its end how long it took)
-.PHONY: model fuzz mutants
+.PHONY: types model fuzz mutants
+types: setup ## the memory type of each access of L2, on Bochs, whose CPU obeys g_pat
+	@$(call NSVM,types)
+
 model: setup ## every short sequence of operations against a model (SEQ=, DEPTH=, KVM=mainline, mainline-series)
 	@$(call NSVM,model $(if $(SEQ),seq $(SEQ),$(or $(KVM),run)) $(call given,DEPTH RANDOM SEED))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The distribution's own kernel of the base's version: image, modules, headers
 
-In build/<base>/distro: vmlinux, modules/ (what the emulated machine loads, and
+In build/<base>/distro: vmlinuz, vmlinux (unpacked), modules/ (what the emulated machine loads, and
 "order"), root/ (linux-headers and linux-kbuild), info ("key value" a line).  It is
 Debian's cloud flavour, the smallest one, of the version of the linux-source package
 that src is from.  Nothing is installed.
@@ -129,6 +129,7 @@ def unpack(base: Base, release: str, debs: list[Path], to: Path) -> None:
             vmlinuz = next((v for v in (to / 'image').rglob('vmlinuz*')), None)
             if not vmlinuz or jobs.finish(jobs.start(['sh', script, vmlinuz], stdout=f, stderr=subprocess.DEVNULL)):
                 raise Fatal(f'extract-vmlinux cannot unpack the vmlinuz of {release}')
+        vmlinuz.replace(to / 'vmlinuz')		# a boot loader takes only that
         keep_modules(to / 'image', to / 'modules')
         shutil.rmtree(to / 'image')
 
@@ -146,7 +147,7 @@ def get(base: Base) -> Path:
     d, tmp = base.b / 'distro', base.b / 'distro.tmp'
     version = source_version(base)
     root = info(base, 'root')
-    if info(base, 'version') == version and (not root or Path(root, 'packages').exists()):
+    if info(base, 'version') == version and (d / 'vmlinuz').exists() and (not root or Path(root, 'packages').exists()):
         return d
     try:
         release, debs = fetch_all(base, version)

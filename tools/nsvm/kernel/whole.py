@@ -55,8 +55,9 @@ def build(base: Base, tree: str, to: Path, label: str, flavour: str, debug: bool
     if not compiler:
         raise Fatal(f'compiler {settings.CC} does not run: is it installed?')
     listing = base.git('ls-tree', base.git('rev-parse', f'{tree}^{{tree}}'))
+    for_bochs = ['bzImage'] if settings.MACHINE == 'bochs' else []
     made_of = digest(*(line for line in listing.splitlines() if line.split('\t')[1] not in NO_SOURCE | {'tools'}),
-                     base.commit(), compiler, *files, Path(__file__))
+                     base.commit(), compiler, *files, *for_bochs, Path(__file__))
     if read(to / 'id') == made_of:
         return
     whole = source_tree.set_whole(base, tree)
@@ -77,7 +78,7 @@ def build(base: Base, tree: str, to: Path, label: str, flavour: str, debug: bool
         check_config(whole, obj, files)
         put(obj / 'configured', configured)
     image = obj / ('arch/x86/boot/bzImage' if debug else 'vmlinux')
-    jobs.step('KERNEL', log, f'{label}{flavour} built, a whole kernel', [*make, image.name, 'modules'], f'{label} does not build',
+    jobs.step('KERNEL', log, f'{label}{flavour} built, a whole kernel', [*make, image.name, *for_bochs, 'modules'], f'{label} does not build',
               quiet=quiet)
     check_config(whole, obj, files)
     shutil.rmtree(to, ignore_errors=True)
@@ -89,4 +90,6 @@ def build(base: Base, tree: str, to: Path, label: str, flavour: str, debug: bool
         jobs.output(['strip', '--strip-debug', '-o', to / f'modules/{o.name}.ko', f'{o}.ko'])
     put(to / 'modules/order', ''.join(f'{name}\n' for name in names))
     jobs.output(['strip', '--strip-debug', '-o', to / image.name, image] if not debug else ['cp', image, to / image.name])
+    if for_bochs:
+        shutil.copy(obj / 'arch/x86/boot/bzImage', to / 'vmlinuz')
     put(to / 'id', made_of)

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: GPL-2.0
 """run - boot the base and the series, run the PAT tests on both, print what changed
 
+With MACHINE=bochs, on Bochs: one machine a kernel, and once more with kvm_amd.nrips=0, since
+its CPU saves the next RIP and QEMU's does not.
+
 The base is not run again if nothing has changed that its results depend on: then they
 stand.  The series always runs.  Of each the tests are in two machines side by side,
 where there are two CPUs.  Where there is no series, nor edits in src, the base alone runs
 the tests of its own tree, and nothing is judged but that it works at all.
 
 Results: build/<base>/results/{base,series}.log, .console, .vmrun; run.ktap, view.txt,
-versions.txt; base.id: what the results of the base depend on.
+versions.txt; base.id: what the results of the base depend on.  Of Bochs bochs-run.ktap, and so on.
 Exit status: 0 if no case is "not ok" on the series, its VMRUNs are right, and both
 kernels behaved.
 """
 import re
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from kernel import kernels, selftests
@@ -23,12 +27,12 @@ from lib.base import Base, digest, put, read
 from lib.ktap import Case
 from lib.say import Fatal, begun, elapsed, say
 from lib.settings import place, rel, settings
-from machine import boot, qemu
+from machine import bochs, boot, qemu
 from proof import vmruns
 from source import tree
 
-MACHINE = ('init', 'boot.py', 'cpio.py', 'vmrun.c')
-CONFIG = ('ACCEL', 'CPU', 'SMP', 'MEMORY', 'TIMEOUT', 'TEST_TIMEOUT', 'VIEW')
+MACHINE = ('init', 'boot.py', 'bochs.py', 'cpio.py', 'vmrun.c')
+CONFIG = ('MACHINE', 'ACCEL', 'CPU', 'SMP', 'MEMORY', 'TIMEOUT', 'TEST_TIMEOUT', 'VIEW')
 
 
 def halves(past: list[Case], tests: list[str]) -> list[list[str]]:
@@ -62,6 +66,18 @@ def merge(logs: list[str], tests: list[str]) -> str:
         rc, ms = max(int(m[3]) for m in parts), sum(int(m[4]) for m in parts)
         out.append(f'# nsvm: begin {t}\n{"".join(m[2] for m in parts)}# nsvm: end {t} rc={rc} ms={ms}\n')
     return ''.join([*out, '# nsvm: done\n'])
+
+
+def on_bochs(base: Base, kernel: Kernel, label: str, tests: list[str]) -> None:
+    begin = time.monotonic()
+    bochs.run(kernel, label, [*tests, 'load:own.ko:nested=1:nrips=0', *tests], base=base, others={'own': kernel})
+    say('BOOT', f'{label}, {len(tests)} tests, again with nrips=0 ({elapsed(begin)})')
+
+
+def cases(log: str) -> list[Case]:
+    """On Bochs of two runs, those of the second one with another name"""
+    first, *more = bochs.sections(log)
+    return ktap.cases(first) + [replace(c, test=f'{c.test}, nrips=0') for section in more for c in ktap.cases(section)]
 
 
 def both(base: Base, kernel: Kernel, label: str, tests: list[str]) -> None:
@@ -139,8 +155,8 @@ def view_of(base: Base, label: str) -> vmruns.Check | None:
 
 
 def main(args: list[str]) -> int:
-    if args:
-        raise Fatal('usage: run')
+    if args or settings.MACHINE not in ('qemu', 'bochs'):
+        raise Fatal('usage: run, MACHINE=qemu or bochs')
     base = Base().lock()
     kernel = prepare(base)
     if base.worktree() == base.git('rev-parse', 'base^{tree}'):
@@ -149,36 +165,50 @@ def main(args: list[str]) -> int:
     if not tests:
         raise Fatal(f'no tests to run: no svm_nested_pat test in {rel(place.overlay)}')
     made_of = base_id(kernel, base, tests)
+    on_other = settings.MACHINE == 'bochs'
+    prefix, boots = ('bochs-', on_bochs) if on_other else ('', both)
+
+    def result(name: str) -> Path:
+        return base.results / f'{prefix}{name}'
 
     def run_base() -> None:
-        log = base.results / 'base.log'
-        if read(base.results / 'base.id') == made_of and log.exists():
-            say('BOOT', f'base: results of {time.strftime("%H:%M:%S", time.localtime(log.stat().st_mtime))}, '
-                        'nothing that they depend on has changed')
+        if read(result('base.id')) == made_of and result('base.log').exists():
+            at = time.localtime(result('base.log').stat().st_mtime)
+            say('BOOT', f'base: results of {time.strftime("%H:%M:%S", at)}, nothing that they depend on has changed')
             return
-        (base.results / 'base.id').unlink(missing_ok=True)
-        both(base, kernel, 'base', tests)
-        put(base.results / 'base.id', made_of)
-        check = view_of(base, 'base')
-        put(base.results / 'base.view', check.text() + '\n' if check else '')
+        result('base.id').unlink(missing_ok=True)
+        boots(base, kernel, f'{prefix}base', tests)
+        put(result('base.id'), made_of)
+        check = view_of(base, f'{prefix}base')
+        put(result('base.view'), check.text() + '\n' if check else '')
 
-    series = jobs.together(run_base, lambda: kernels.series_kernel(base))[1]
+    def run_series() -> Kernel:
+        series = kernels.series_kernel(base)
+        if on_other:		# one machine a kernel: beside that of the base
+            boots(base, series, f'{prefix}series', tests)
+        return series
+
+    series = jobs.together(run_base, run_series)[1]
     made_with = jobs.together(lambda: versions.write(base, qemu.find().binary, [kernel.image, *series.modules]),
-                              lambda: both(base, series, 'series', tests))[0]
+                              lambda: None if on_other else boots(base, series, 'series', tests))[0]
     say('VERSIONS', f'{versions.short(made_with)}; all: {rel(base.results)}/versions.txt')
-    found = {label: ktap.cases(read(base.results / f'{label}.log')) for label in ('base', 'series')}
-    put(base.results / 'run.ktap', ktap.nested(found))
+    found = {label: cases(read(result(f'{label}.log'))) for label in ('base', 'series')}
+    put(result('run.ktap'), ktap.nested(found))
     text, good = ktap.table(found['base'], found['series'])
     print(text)
-    check = view_of(base, 'series')
+    check = view_of(base, f'{prefix}series')
     if check:
         # On the base no error here: what a series repairs may be seen nowhere else
-        said = read(base.results / 'base.view') + check.text() + '\n'
-        put(base.results / 'view.txt', said)
+        said = read(result('base.view')) + check.text() + '\n'
+        put(result('view.txt'), said)
         print('\n' + ''.join(f'  {line}\n' for line in said.splitlines()), end='')
         good = good and check.ok
+    elif on_other:
+        refused = bochs.refused(result('series.bochs'))
+        print(f'\n  VMRUNs that the CPU refused: {refused[0][1] if refused else "none"}')
+        good = good and not refused
     elif settings.VIEW == 'y':
         print('\n  VMRUNs were not watched: no QEMU for it, or no emulation')
     print(f'  The series {"does what it should" if good else "fails"}. {elapsed(begun)} in all; results: '
-          f'{rel(base.results)}/run.ktap')
+          f'{rel(result("run.ktap"))}')
     return 0 if good else 1

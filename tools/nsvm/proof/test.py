@@ -28,10 +28,10 @@ from lib.base import Base, git, put, read
 from lib.ktap import Item, Report
 from lib.say import Fatal, elapsed, say
 from lib.settings import place, rel, settings
-from machine import boot, qemu
+from machine import bochs, boot, qemu
 from machine.boot import Boot
 from proof import expected, vmruns
-from source import export, tree
+from source import debian, export, tree
 
 Items = list[Item]
 MUTANTS = '8'		# of the sample
@@ -216,6 +216,21 @@ def smp(base: Base, series: Kernel) -> Items:
             *watched('VMRUNs on the series, two CPUs', b, base)]
 
 
+def on_bochs(base: Base, two: list[Kernel]) -> Items:
+    """PAT tests of both kernels on the other machine, of the series with nrips=0 as well"""
+    n, pats = len(base.series()), selftests.pat_tests(base)
+    try:
+        tests = [*pats, 'load:series.ko:nested=1', *pats, 'load:series.ko:nested=1:nrips=0', *pats]
+        b, _ = bochs.run(two[0], 'bochs', tests, base=base, others={'series': two[1]})
+    except Fatal as e:
+        return [item('skip' if e.status == debian.NOT_HERE else False, 'PAT tests on Bochs', str(e))]
+    found = [ktap.cases(section) for section in bochs.sections(b.text())]
+    refused = bochs.refused(base.results / 'bochs.bochs')
+    return [*(judged(f'PAT tests on {what}, on Bochs', expected.compare(base, cases, patches))
+              for what, cases, patches in zip(('the base', 'the series', 'the series with nrips=0'), found, (0, n, n))),
+            item(not refused, "Bochs' CPU refuses no VMRUN", refused[0][1] if refused else '')]
+
+
 def checker(base: Base) -> Items:
     log = base.results / 'series-npt1.vmrun'
     if not log.exists():
@@ -252,13 +267,15 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> tuple[list, list]
              ('The way to the list (nothing is mailed)', lambda: tap(place.lab / 't/mail.t'))]
     if own:
         return machine, files	# the rest is about another ABI, or about the lab
-    machine += [('Benchmark', lambda: program(base, 'bench', 'repeat', 'vmrun')),
+    machine += [('Bochs, a CPU that obeys g_pat', lambda: on_bochs(base, two)),
+                ('Benchmark', lambda: program(base, 'bench', 'repeat', 'vmrun')),
                 ('Each short sequence of operations, against the model', lambda: program(base, 'model', 'test')),
                 ('Kernels broken on purpose', lambda: program(base, 'mutants', 'sample', MUTANTS)),
                 ('A minute of hostile input, a race (make fuzz has a debug kernel for it)',
                  lambda: program(base, 'fuzz', 'run', FUZZ, '1', 'plain'))]
     files += [('Files, and unit tests of the lab', check_files),
               *((f'The lab\'s own tests: {f.name}', lambda f=f: tap(f)) for f in sorted((place.lab / 't').glob('*.t')) if f.name != 'mail.t'),
+              ('Memory types, on Bochs', lambda: program(base, 'types', 'mutants', skip='memory types')),
               ('The Debian package', lambda: program(base, 'deb', 'check', skip='the Debian package')),
               ('Checkpoints between kernels', lambda: program(base, 'migrate', 'run')),
               *((f'Another KVM does what the model does: {what}', lambda what=what, more=more: program(

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A second machine: Bochs, whose CPU obeys g_pat and knows the memory type of each access
+
+Debian 13's own binary, with what it needs, unpacked in build/roots/bochs.  It boots from
+a CD the image, initramfs and init that boot.py has for QEMU; the job is in the initramfs,
+kvm-amd.ko of several kernels may be in it (see load).  It has nRIP save, which QEMU has not,
+and no clean bits, decode assists or vGIF.
+
+An initramfs ends with a reboot, which here is a triple fault: Bochs panics, by which it
+ends, with status 1.
+"""
+import re
+import shutil
+import tempfile
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Iterable
+
+from kernel.kernels import Kernel
+from lib import jobs
+from lib.base import Base, put, read
+from lib.say import Fatal
+from lib.settings import place, rel, settings
+from machine import boot
+from machine.boot import Boot
+from source import debian
+from source.debian import NOT_HERE
+
+SUITE = 'trixie'	# bookworm's is too old, sid's panics in the guest's clock code
+PACKAGES = ['bochs', 'bochs-term', 'bochsbios', 'vgabios', 'xorriso', 'isolinux', 'syslinux-common', 'base-files', 'dash']
+APPEND = 'console=ttyS0,115200 panic=-1 reboot=t nokaslr no5lvl mitigations=off loglevel=7 tsc=reliable'
+SLOWER = 3		# than QEMU, for time limits
+CONFIG = '''\
+config_interface: textconfig
+display_library: rfb, options="timeout=0"
+romimage: file=/usr/share/bochs/BIOS-bochs-latest
+vgaromimage: file=/usr/share/vgabios/vgabios.bin
+megs: 512
+cpu: model=ryzen, count=1, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs=1
+clock: sync=none
+ata0-master: type=cdrom, path={tmp}/cd.iso, status=inserted
+boot: cdrom
+com1: enabled=1, mode=file, dev={console}
+com2: enabled=1, mode=file, dev={log}
+log: {said}
+panic: action=fatal
+magic_break: enabled={magic}
+speaker: enabled=0
+'''
+TRIPLE_FAULT = 'exception with no resolution'
+
+
+@dataclass
+class Trace:
+    """From one XCHG BX, BX to the next one, of those that begin a part"""
+    tick: int = 0
+    lines: list[str] = field(default_factory=list)
+
+
+def ensure() -> Path:
+    """build/roots/bochs; Fatal 3 if it cannot be had"""
+    root = debian.root(SUITE, 'bochs', PACKAGES)
+    if not shutil.which('bwrap'):
+        raise Fatal('no bwrap for Bochs (make setup)', NOT_HERE)
+    return root
+
+
+def image(kernel: Kernel) -> Path:
+    """What a boot loader takes"""
+    at = kernel.image.resolve()
+    return at if at.name == 'bzImage' else at.with_name('vmlinuz')
+
+
+def make_cd(root: Path, kernel: Kernel, tmp: Path, job: dict) -> None:
+    files = tmp / 'cd'
+    files.mkdir()
+    for f in ('ISOLINUX/isolinux.bin', 'syslinux/modules/bios/ldlinux.c32'):
+        shutil.copy(root / 'usr/lib' / f, files)
+    shutil.copy(image(kernel), files / 'vmlinuz')
+    boot.make_initrd(kernel, files / 'initrd', job)
+    put(files / 'isolinux.cfg', f'default l\nlabel l\n kernel vmlinuz\n initrd initrd\n append {APPEND}\n')
+    jobs.output([*debian.inside(root), 'xorriso', '-as', 'mkisofs', '-quiet', '-o', tmp / 'cd.iso', '-b', 'isolinux.bin',
+                 '-c', 'boot.cat', '-no-emul-boot', '-boot-load-size', '4', '-boot-info-table', files])
+
+
+def parts(lines: Iterable[str]) -> list[Trace]:
+    """Of what the debugger printed: what was traced"""
+    found: list[Trace] = []
+    inside = False
+    for line in lines:
+        if inside and (line.startswith('[CPU') and ('LIN 0x00001' in line or '; VMCS' in line)):
+            found[-1].lines.append(line.rstrip())
+        elif 'Magic breakpoint' in line:
+            inside = not inside
+            if inside:
+                found.append(Trace())
+        elif line.startswith('Next at t=') and found and not found[-1].tick:
+            found[-1].tick = int(line[10:])
+    return found
+
+
+def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, others: dict[str, Kernel] | None = None,
+        trace: bool = False) -> tuple[Boot, list[Trace]]:
+    """As boot.run().  others: of the same image, "load:NAME.ko:PARAMETER..." among the tests goes on
+    with one's kvm-amd.ko.  With trace, under Bochs' debugger: what the CPU reads and writes between an
+    XCHG BX, BX and the next one.  base.results/label.bochs is what Bochs said"""
+    root = ensure()
+    kernel.need()
+    limit = SLOWER * settings.number('TIMEOUT')
+    base.results.mkdir(parents=True, exist_ok=True)
+    result = Boot(base.results / f'{label}.log', base.results / f'{label}.console', None)
+    said = base.results / f'{label}.bochs'
+    for f in (result.log, result.console, said):
+        f.unlink(missing_ok=True)
+    variables = {'TESTS': ' '.join(tests), 'LIMIT': str(SLOWER * settings.number('TEST_TIMEOUT')), 'KEEP': '',
+                 'PARAMETERS': 'nested=1'}
+    with tempfile.TemporaryDirectory(dir=base.b, prefix=f'{label}-', suffix='.tmp') as scratch:
+        tmp = Path(scratch)
+        files = [place.lab / 'machine/load']
+        for name, other in (others or {}).items():
+            files.append(tmp / f'{name}.ko')
+            files[-1].symlink_to(other.dir / 'modules/kvm-amd.ko')
+        names = [t for t in tests if not t.startswith('load:')]
+        make_cd(root, kernel, tmp, boot.make_job(kernel, base.b / 'selftests', names, files, variables))
+        put(tmp / 'bochsrc', CONFIG.format(tmp=tmp, console=result.console, log=result.log, said=said, magic=int(trace)))
+        put(tmp / 'rc', 'c\n' + 'trace-mem on\nc\ntrace-mem off\nc\n' * 10000)
+        debugger = ['-debugger', '-rc', tmp / 'rc'] if trace else []
+        p = jobs.start([*debian.inside(root), 'bochs', '-q', *debugger, '-f', tmp / 'bochsrc'],
+                       stdout=jobs.subprocess.PIPE, stderr=jobs.subprocess.STDOUT, text=True, errors='replace')
+        timer = threading.Timer(limit, jobs.kill, [p])
+        timer.start()
+        traced = parts(p.stdout)
+        rc: int | None = jobs.finish(p)
+        rc = rc if timer.is_alive() else None
+        timer.cancel()
+    panic = re.findall(r'^[0-9]*p\[(.*)', said.read_text(errors='replace') if said.exists() else '', re.M)
+    if rc == 1 and panic and TRIPLE_FAULT in panic[-1]:
+        rc = 0		# if all was done, see check()
+    elif rc is not None and rc >= 0:
+        raise Fatal(f'{label}: Bochs ended{": [" + panic[-1].strip() if panic else f" with status {rc}"} (log: {rel(said)})')
+    boot.check(result, label, rc, limit, said)
+    return result, traced
+
+
+def sections(log: str) -> list[str]:
+    """What tests said, before the first load and after each; Fatal if a module was not loaded"""
+    found = re.split(r'^# nsvm: begin load\n', log, flags=re.M)
+    for section in found[1:]:
+        if not section.startswith('ok 1 '):
+            raise Fatal(f'a module was not loaded: {section.partition(chr(10))[0]}')
+    return found
+
+
+def refused(said: Path) -> list[tuple[int, str]]:
+    """VMRUNs that the CPU refused: (tick, reason)"""
+    return [(int(tick), why.strip()) for tick, why in re.findall(r'^([0-9]+)e\[CPU0 *\] (VMRUN: .*)', read(said), re.M)]

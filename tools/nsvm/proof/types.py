@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: GPL-2.0
+"""types [mutants] - the memory types that the CPU uses for what L1 and L2 read and write
+
+On Bochs, whose CPU obeys g_pat: svm_nested_pat_types on the base and on the series, both in
+one boot, under Bochs' debugger, which prints the type of each access.  What it must be follows
+from the PAT that the guest has, and the MTRR type of the page (APM volume 2, "Combining Memory
+Types"; with nested paging Bochs takes the guest's page tables and the MTRRs, and leaves out the
+PAT bits of nested page tables and hPAT).
+
+mutants: as well, kernels broken in what only the VMRUN view can see on QEMU: they must give L2's
+memory a wrong type, or the CPU must refuse the VMRUN.
+
+And the same program on QEMU: the g_pat of each VMRUN that Bochs' CPU reads is the one that the
+plugin sees.
+
+Results: types.ktap; types.txt, the table; types.svg, the same as a picture; types.trace, the lines
+of the trace that it is made from.  Exit status: 0 if all is as it must be, 3 without Bochs.
+"""
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Iterable, Iterator
+from xml.sax.saxutils import escape
+
+from kernel import kernels, selftests
+from kernel.kernels import Kernel
+from lib import jobs, ktap
+from lib.base import Base, put
+from lib.say import Fatal, say
+from lib.settings import rel
+from machine import bochs, boot, qemu
+from machine.bochs import Trace
+from proof import mutate
+from source import tree
+
+PROGRAM = 'svm_nested_pat_types'
+NAMES = {0: 'UC', 1: 'WC', 4: 'WT', 5: 'WP', 6: 'WB', 7: 'UC-'}		# encodings of a PAT
+PAGES = {0x10: 'WB', 0x11: 'UC'}		# bits 47:40 of an address -> MTRR type, see the program
+COLOURS = {'WB': '#2f8f9d', 'WT': '#7bbfa5', 'WP': '#d9b44a', 'WC': '#e07b39', 'UC': '#b3362b', 'UC-': '#b3362b'}
+ACCESS = re.compile(r'\[CPU0 (WR|RD)\]: LIN 0x([0-9a-f]+) PHY \S+ \(len=8, (\S+)\)')
+G_PAT = re.compile(r'\[CPU0 RD\]: PHY 0x[0-9a-f]+668 \(len=8, \S+\): 0x([0-9a-f]{8}) 0x([0-9a-f]{8})')
+# What only the view can tell on QEMU: statement -> how it is broken
+BROKEN = {
+    'vmcb_set_gpat(svm->nested.vmcb02.ptr, gpat);': {'deleted': 'vmcb02 is never given its g_pat'},
+    'u64 gpat = nested_npt_enabled(svm) ? svm->nested.gpat : svm->vmcb01.ptr->save.g_pat;':
+        {'always first': 'always gPAT', 'always second': 'always hPAT'},
+    'return false;': {'deleted': 'an invalid g_pat is let through'},
+}
+
+
+@dataclass
+class Part:
+    """What the program did between two marks, and what the CPU did meanwhile"""
+    case: str
+    what: str		# vmrun, wrmsr, L1, L2
+    pat: str		# of vmcb12, written, that the guest must have
+    seen: str		# what RDMSR returned
+    tick: int
+    types: dict[str, list[str]] = field(default_factory=dict)		# MTRR type -> of each field of the PAT
+    g_pat: str = ''		# of the last VMRUN
+    lines: list[str] = field(default_factory=list)
+
+
+def combined(pat: str, mtrr: str) -> str:
+    """Memory type of an access (APM volume 2, "Combining Memory Types"), for MTRR types WB and UC"""
+    if pat in ('UC', 'UC-'):
+        return 'UC'
+    return pat if pat == 'WC' or mtrr == 'WB' else mtrr
+
+
+def fields(pat: str) -> list[str]:
+    """Of a PAT, from 0 on"""
+    return [NAMES[b] for b in reversed(bytes.fromhex(pat))]
+
+
+def used(lines: list[str]) -> dict[str, list[str]]:
+    """MTRR type of the page -> memory type through each field; of writes and reads that differ, both"""
+    found: dict[tuple[str, int], list[str]] = {}
+    for line in lines:
+        m = ACCESS.match(line)
+        if m and int(m[2], 16) >> 40 in PAGES:
+            found.setdefault((PAGES[int(m[2], 16) >> 40], int(m[2], 16) >> 12 & 0xfffffff), []).append(m[3])
+    return {mtrr: ['/'.join(dict.fromkeys(found.get((mtrr, i), ['none']))) for i in range(8)] for mtrr in PAGES.values()}
+
+
+def parts(log: str, traces: list[Trace]) -> list[Part]:
+    """Of one kernel: what the program said of each trace, in that order"""
+    said = re.findall(r'^# trace (\S+) (vmrun|wrmsr|L1|L2) (\S+) ?(\S*)$', log, re.M)
+    if len(said) != len(traces):
+        raise Fatal(f'{PROGRAM} speaks of {len(said)} traces, and there are {len(traces)}')
+    found = []
+    for (case, what, pat, seen), t in zip(said, traces):
+        g_pat = [m[1] + m[2] for line in t.lines if (m := G_PAT.match(line))]
+        found.append(Part(case, what, pat, seen, t.tick, used(t.lines) if what in ('L1', 'L2') else {},
+                          g_pat[-1] if g_pat else '', t.lines))
+    return found
+
+
+def wrong(p: Part) -> str:
+    """What is wrong with the accesses of L1 or L2"""
+    for mtrr, types in p.types.items():
+        for i, (pat, used_type) in enumerate(zip(fields(p.pat), types)):
+            if used_type != combined(pat, mtrr):
+                return f'field {i} is {pat}, its page is {used_type}, and not {combined(pat, mtrr)} (MTRR type {mtrr})'
+    return '' if p.seen == p.pat else f'RDMSR returned {p.seen}, the PAT should be {p.pat}'
+
+
+# ---- machines ----
+
+def broken(base: Base) -> Iterator[tuple[str, Kernel]]:
+    """What it is, and the kernel"""
+    for m in mutate.mutants(base.src, base.commit(), ''):
+        what = BROKEN.get(m.code, {}).get(m.what)
+        if what:
+            label = f'types-{m.name.partition(":")[2]}'
+            yield what, kernels.tree_kernel(base, mutate.tree(base, m, 0), '-types', label, werror=False)
+
+
+def on_bochs(base: Base, all: dict[str, Kernel]) -> tuple[dict[str, list[Part]], dict[str, str]]:
+    """name -> parts; name -> why the CPU refused a VMRUN"""
+    names = {f'k{i}': name for i, name in enumerate(all)}
+    tests = [t for k in names for t in (f'load:{k}.ko:nested=1', PROGRAM)]
+    result, traces = bochs.run(all['base'], 'types', tests, base=base, others=dict(zip(names, all.values())), trace=True)
+    sections = bochs.sections(result.text())[1:]
+    found: dict[str, list[Part]] = {}
+    for name, section in zip(names.values(), sections):
+        if any(c.verdict != 'ok' for c in ktap.cases(section) if c.test == PROGRAM):
+            raise Fatal(f'{PROGRAM} fails on {name} (log: {rel(result.log)})')
+        n = len(re.findall('^# trace ', section, re.M))
+        found[name], traces = parts(section, traces[:n]), traces[n:]
+    refused: dict[str, str] = {}
+    for tick, why in bochs.refused(base.results / 'types.bochs'):
+        refused.setdefault([name for name, p in found.items() if p[0].tick <= tick][-1], why)
+    return found, refused
+
+
+def on_qemu(base: Base, kernel: Kernel, label: str) -> list[str]:
+    """g_pat at the last VMRUN of each part that has one"""
+    b = boot.run(kernel, f'types-{label}', [PROGRAM], base=base)
+    found, g_pat = [], ''
+    for line in open(b.vmruns) if b.vmruns else ():
+        f = line.split()
+        if f[:1] == ['V']:
+            g_pat = f[4]
+        elif f[:3] == ['T', '#', 'trace'] and f[4] in ('vmrun', 'wrmsr'):
+            found.append(g_pat)
+    return found
+
+
+# ---- for people ----
+
+def rows(base: list[Part], series: list[Part]) -> Iterator[tuple[Part, Part]]:
+    return ((b, s) for b, s in zip(base, series) if s.types)
+
+
+def table(base: list[Part], series: list[Part], mtrr: str = 'WB') -> str:
+    """One line for each case and guest, the fields of the PAT from 0 to 7"""
+    def line(*cells: str) -> str:
+        return '  {:<30} {:<3} {:<24} {:<26} {:<26}'.format(*cells).rstrip()
+
+    def types(p: Part) -> str:
+        must = [combined(f, mtrr) for f in fields(p.pat)]
+        return ' '.join(t if t == m else f'{t}!' for t, m in zip(p.types[mtrr], must))
+    out = [line('case', '', 'PAT, fields 0 to 7', 'base', 'series'), '  ' + '-' * 110]
+    out += [line(s.case, s.what, ' '.join(fields(s.pat)), types(b), types(s)) for b, s in rows(base, series)]
+    return '\n'.join([f'Memory types that the CPU used, MTRR type {mtrr}; "!" is one that the PAT does not give', '', *out]) + '\n'
+
+
+def svg(base: list[Part], series: list[Part]) -> str:
+    """The cases with nested NPT: what each guest's PAT says, what the CPU did"""
+    wide, tall, left, top = 44, 20, 250, 70
+    shown = [(b, s) for b, s in rows(base, series) if s.case.startswith('npt_on.')]
+    height = top + len(shown) * 3 * (tall + 1) + len(shown) * 12 + 20
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + 8 * wide + 20}" height="{height}" '
+           'font-family="sans-serif" font-size="12">', '<rect width="100%" height="100%" fill="#ffffff"/>',
+           '<text x="10" y="22" font-size="15">Memory types of L1 and L2, nested NPT on (MTRR type WB)</text>',
+           '<text x="10" y="40" fill="#444444">What the CPU used for accesses through each field of the PAT; framed: not what the PAT '
+           'says</text>', *(f'<text x="{left + i * wide + 18}" y="62">{i}</text>' for i in range(8))]
+    y = top
+    for b, s in shown:
+        must = [combined(f, 'WB') for f in fields(s.pat)]
+        for label, types in ((f'{s.what}\'s PAT', fields(s.pat)), ('base', b.types['WB']), ('series', s.types['WB'])):
+            first = label not in ('base', 'series')
+            out.append(f'<text x="10" y="{y + 14}">{escape(s.case.removeprefix("npt_on.")) if first else ""}</text>'
+                       f'<text x="{left - 75}" y="{y + 14}">{escape(label)}</text>')
+            for i, t in enumerate(types):
+                frame = '' if first or t == must[i] else ' stroke="#000000" stroke-width="3"'
+                out.append(f'<rect x="{left + i * wide + 2}" y="{y + 1}" width="{wide - 4}" height="{tall - 2}" '
+                           f'fill="{COLOURS.get(t, "#888888")}"{frame}/><text x="{left + i * wide + wide / 2}" y="{y + 14}" '
+                           f'text-anchor="middle" fill="#ffffff">{escape(t)}</text>')
+            y += tall + 1
+        y += 12
+    return '\n'.join([*out, '</svg>']) + '\n'
+
+
+def judge(report: ktap.Report, found: dict[str, list[Part]], refused: dict[str, str]) -> None:
+    base, series = found['base'], found['series']
+    for p in (p for p in series if p.types):
+        bad = wrong(p)
+        report.item(not bad, f'{p.case} {p.what}', bad)
+    report.item('series' not in refused, 'the CPU refuses no VMRUN of the series', refused.get('series', ''))
+    differ = sum(bool(wrong(b)) for b in base if b.types)
+    report.item(differ > 0, 'on the base types are wrong', f'in {differ} of {sum(bool(b.types) for b in base)}')
+    for name in list(found)[2:]:
+        bad = [f'{p.case} {p.what}: {why}' for p in found[name] if p.types and (why := wrong(p))]
+        why = refused.get(name) or (bad[0] if bad else '')
+        report.item(bool(why), f'mutant: {name}', why or 'no type is wrong, no VMRUN refused')
+
+
+def agree(report: ktap.Report, label: str, ours: Iterable[Part], theirs: list[str]) -> None:
+    both = [p for p in ours if p.what in ('vmrun', 'wrmsr')]
+    differ = [f'{p.case} {p.what}: {p.g_pat} on Bochs, {q} on QEMU' for p, q in zip(both, theirs) if p.g_pat != q]
+    if len(both) != len(theirs):
+        differ = [f'{len(both)} VMRUNs on Bochs, {len(theirs)} on QEMU']
+    report.item(not differ, f'QEMU and Bochs see the same g_pat on the {label}', differ[0] if differ else f'at {len(both)} VMRUNs')
+
+
+def main(args: list[str]) -> int:
+    if args not in ([], ['mutants']):
+        raise Fatal('usage: types [mutants]')
+    base = tree.make(Base().lock())
+    jobs.together(bochs.ensure, qemu.ensure)
+    selftests.build(base, [PROGRAM])
+    all = {'base': kernels.base_kernel(base), 'series': kernels.series_kernel(base)}
+    if args:
+        all.update(broken(base))
+    report = ktap.Report(base.results / 'types.ktap')
+    say('TYPES', f'{len(all)} kernels on Bochs, under its debugger, which takes a minute or two')
+    (found, refused), *theirs = jobs.together(lambda: on_bochs(base, all), *(
+        lambda k=all[label], label=label: on_qemu(base, k, label) for label in ('base', 'series')))
+    text = table(found['base'], found['series']) + '\n' + table(found['base'], found['series'], 'UC')
+    put(base.results / 'types.txt', text)
+    put(base.results / 'types.svg', svg(found['base'], found['series']))
+    put(base.results / 'types.trace', ''.join(f'# {label} {p.case} {p.what}\n' + ''.join(f'{line}\n' for line in p.lines)
+                                              for label in ('base', 'series') for p in found[label]))
+    print(text)
+    judge(report, found, refused)
+    for label, g_pats in zip(('base', 'series'), theirs):
+        if g_pats:
+            agree(report, label, found[label], g_pats)
+        else:
+            report.item('skip', f'QEMU and Bochs see the same g_pat on the {label}', 'VMRUNs are not watched on QEMU')
+    return ktap.finish(report)

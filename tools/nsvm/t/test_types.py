@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Memory types: what a trace says, and what it must say"""
+import sys
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib.say import Fatal
+from machine import bochs
+from proof import types
+
+WINDOWS = '0007010600070106'
+VMCB = '[CPU0 RD]: PHY 0x000005075668 (len=8, INVALID): 0x00070106 0x00070106\t; VMCS'
+OTHER = '[CPU0 RD]: PHY 0x000003a5f038 (len=8, WB): 0x00000000 0x0011E0FB\t; PTE'
+LOG = f'# trace npt_on.loaded.windows vmrun {WINDOWS}\n# trace npt_on.loaded.windows L2 {WINDOWS} {WINDOWS}\n'
+
+
+def access(rw: str, mtrr: int, i: int, used: str) -> str:
+    return f'[CPU0 {rw}]: LIN 0x0000{mtrr:x}000000{i}000 PHY 0x0000032e1000 (len=8, {used}): 0x00000000 0x00000001'
+
+
+def touched(pat: str = WINDOWS) -> list[str]:
+    return [access(rw, page, i, types.combined(t, mtrr)) for page, mtrr in types.PAGES.items()
+            for i, t in enumerate(types.fields(pat)) for rw in ('WR', 'RD')]
+
+
+def debugger(*traces: list[str]) -> list[str]:
+    """What Bochs' debugger prints of them"""
+    out = ['Please choose one', OTHER]
+    for n, lines in enumerate(traces, 1):
+        out += ['(0) Magic breakpoint', f'Next at t={n}00', 'Memory-Tracing enabled for CPU0', OTHER, *lines,
+                '(0) Magic breakpoint', f'Next at t={n}50', 'Memory-Tracing disabled for CPU0', VMCB]
+    return out
+
+
+class Types(unittest.TestCase):
+    def parts(self, lines: list[str], log: str = LOG) -> list[types.Part]:
+        return types.parts(log, bochs.parts(debugger([VMCB], lines)))
+
+    def test_all_is_right(self) -> None:
+        vmrun, l2 = self.parts(touched())
+        self.assertEqual((vmrun.g_pat, vmrun.tick, l2.tick), (WINDOWS, 100, 200))
+        self.assertEqual(l2.types['WB'], 'WB WC UC UC WB WC UC UC'.split())
+        self.assertEqual(l2.types['UC'], 'UC WC UC UC UC WC UC UC'.split())
+        self.assertEqual(types.wrong(l2), '')
+
+    def test_another_pat(self) -> None:
+        l2 = self.parts(touched('0007040600070406'))[1]
+        self.assertEqual(types.wrong(l2), 'field 1 is WC, its page is WT, and not WC (MTRR type WB)')
+
+    def test_read_is_not_as_written(self) -> None:
+        lines = touched()
+        lines[1] = access('RD', 0x10, 0, 'UC')
+        self.assertIn('its page is WB/UC', types.wrong(self.parts(lines)[1]))
+
+    def test_access_that_is_missing(self) -> None:
+        self.assertIn('its page is none', types.wrong(self.parts(touched()[2:])[1]))
+
+    def test_rdmsr(self) -> None:
+        log = LOG.replace(f'{WINDOWS} {WINDOWS}', f'{WINDOWS} 0007040600070406')
+        self.assertIn('RDMSR returned 0007040600070406', types.wrong(self.parts(touched(), log)[1]))
+
+    def test_trace_that_is_missing(self) -> None:
+        with self.assertRaisesRegex(Fatal, 'speaks of 3 traces, and there are 2'):
+            self.parts(touched(), LOG + f'# trace npt_on.loaded.windows L1 {WINDOWS} {WINDOWS}\n')
+
+    def test_table_marks_what_is_wrong(self) -> None:
+        base, series = self.parts(touched('0007040600070406')), self.parts(touched())
+        self.assertIn('WB WT! UC UC WB WT! UC UC ', types.table(base, series))
+        self.assertIn(' WB WC UC UC WB WC UC UC\n', types.table(base, series))
+        self.assertEqual(types.svg(base, series).count('stroke='), 2)
+
+
+class Sections(unittest.TestCase):
+    def test_each_load_begins_one(self) -> None:
+        log = '# nsvm: begin a\n# nsvm: end a\n# nsvm: begin load\nok 1 k.ko\n# nsvm: end load\n# nsvm: begin b\n'
+        first, second = bochs.sections(log)
+        self.assertNotIn('begin b', first)
+        self.assertIn('begin b', second)
+
+    def test_load_that_failed(self) -> None:
+        with self.assertRaisesRegex(Fatal, 'not loaded: rmmod: busy'):
+            bochs.sections('# nsvm: begin load\nrmmod: busy\n')

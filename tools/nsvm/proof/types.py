@@ -25,9 +25,9 @@ from xml.sax.saxutils import escape
 from kernel import kernels, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap
-from lib.base import Base, put
+from lib.base import Base, put, read
 from lib.say import Fatal, say
-from lib.settings import rel
+from lib.settings import place, rel
 from machine import bochs, boot, qemu
 from machine.bochs import Trace
 from proof import mutate
@@ -36,9 +36,15 @@ from source import tree
 PROGRAM = 'svm_nested_pat_types'
 NAMES = {0: 'UC', 1: 'WC', 4: 'WT', 5: 'WP', 6: 'WB', 7: 'UC-'}		# encodings of a PAT
 PAGES = {0x10: 'WB', 0x11: 'UC'}		# bits 47:40 of an address -> MTRR type, see the program
-COLOURS = {'WB': '#2f8f9d', 'WT': '#7bbfa5', 'WP': '#d9b44a', 'WC': '#e07b39', 'UC': '#b3362b', 'UC-': '#b3362b'}
+COLOURS = {'WB': '#2f8f9d', 'WT': '#4a8f6f', 'WP': '#a8801a', 'WC': '#c8602a', 'UC': '#b3362b', 'UC-': '#b3362b'}
 ACCESS = re.compile(r'\[CPU0 (WR|RD)\]: LIN 0x([0-9a-f]+) PHY \S+ \(len=8, (\S+)\)')
 G_PAT = re.compile(r'\[CPU0 RD\]: PHY 0x[0-9a-f]+668 \(len=8, \S+\): 0x([0-9a-f]{8}) 0x([0-9a-f]{8})')
+PICTURE = place.top / 'Documentation/virt/kvm/x86/nested-svm-pat-types.svg'
+LEFT_OUT = """\
+  Bochs combines the types of the guest's page tables with the MTRRs.  It leaves out the PAT bits of
+  nested page tables, and hPAT, which hardware takes into account as well.
+
+"""
 # What only the view can tell on QEMU: statement -> how it is broken
 BROKEN = {
     'vmcb_set_gpat(svm->nested.vmcb02.ptr, gpat);': {'deleted': 'vmcb02 is never given its g_pat'},
@@ -98,6 +104,8 @@ def parts(log: str, traces: list[Trace]) -> list[Part]:
 
 def wrong(p: Part) -> str:
     """What is wrong with the accesses of L1 or L2"""
+    if not p.types:
+        return ''
     for mtrr, types in p.types.items():
         for i, (pat, used_type) in enumerate(zip(fields(p.pat), types)):
             if used_type != combined(pat, mtrr):
@@ -153,8 +161,8 @@ def rows(base: list[Part], series: list[Part]) -> Iterator[tuple[Part, Part]]:
     return ((b, s) for b, s in zip(base, series) if s.types)
 
 
-def table(base: list[Part], series: list[Part], mtrr: str = 'WB') -> str:
-    """One line for each case and guest, the fields of the PAT from 0 to 7"""
+def table(base: list[Part], series: list[Part], mtrr: str = 'WB', cases: str = '') -> str:
+    """One line for each guest in each case, the fields of the PAT from 0 to 7"""
     def line(*cells: str) -> str:
         return '  {:<30} {:<3} {:<24} {:<26} {:<26}'.format(*cells).rstrip()
 
@@ -162,18 +170,19 @@ def table(base: list[Part], series: list[Part], mtrr: str = 'WB') -> str:
         must = [combined(f, mtrr) for f in fields(p.pat)]
         return ' '.join(t if t == m else f'{t}!' for t, m in zip(p.types[mtrr], must))
     out = [line('case', '', 'PAT, fields 0 to 7', 'base', 'series'), '  ' + '-' * 110]
-    out += [line(s.case, s.what, ' '.join(fields(s.pat)), types(b), types(s)) for b, s in rows(base, series)]
-    return '\n'.join([f'Memory types that the CPU used, MTRR type {mtrr}; "!" is one that the PAT does not give', '', *out]) + '\n'
+    out += [line(s.case, s.what, ' '.join(fields(s.pat)), types(b), types(s)) for b, s in rows(base, series)
+            if s.case.startswith(cases)]
+    return '\n'.join([f'  Memory types that the CPU used, MTRR type {mtrr}; "!": not what the PAT says', '', *out]) + '\n'
 
 
 def svg(base: list[Part], series: list[Part]) -> str:
-    """The cases with nested NPT: what each guest's PAT says, what the CPU did"""
+    """With nested NPT: L2 with the PAT that L1 gave it, and L1 after L2 wrote its own"""
     wide, tall, left, top = 44, 20, 250, 70
-    shown = [(b, s) for b, s in rows(base, series) if s.case.startswith('npt_on.')]
+    shown = [(b, s) for b, s in rows(base, series) if (s.case[:13], s.what) in (('npt_on.loaded', 'L2'), ('npt_on.writte', 'L1'))]
     height = top + len(shown) * 3 * (tall + 1) + len(shown) * 12 + 20
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + 8 * wide + 20}" height="{height}" '
            'font-family="sans-serif" font-size="12">', '<rect width="100%" height="100%" fill="#ffffff"/>',
-           '<text x="10" y="22" font-size="15">Memory types of L1 and L2, nested NPT on (MTRR type WB)</text>',
+           '<text x="10" y="22" font-size="15">Memory types with nested NPT: L2 with a PAT from L1, L1 after L2 wrote one</text>',
            '<text x="10" y="40" fill="#444444">What the CPU used for accesses through each field of the PAT; framed: not what the PAT '
            'says</text>', *(f'<text x="{left + i * wide + 18}" y="62">{i}</text>' for i in range(8))]
     y = top
@@ -195,9 +204,9 @@ def svg(base: list[Part], series: list[Part]) -> str:
 
 def judge(report: ktap.Report, found: dict[str, list[Part]], refused: dict[str, str]) -> None:
     base, series = found['base'], found['series']
-    for p in (p for p in series if p.types):
-        bad = wrong(p)
-        report.item(not bad, f'{p.case} {p.what}', bad)
+    for case in dict.fromkeys(p.case for p in series):
+        bad = [f'{p.what}: {why}' for p in series if p.case == case and (why := wrong(p))]
+        report.item(not bad, f'{case}: L1 and L2 have the types that their PAT says', bad[0] if bad else '')
     report.item('series' not in refused, 'the CPU refuses no VMRUN of the series', refused.get('series', ''))
     differ = sum(bool(wrong(b)) for b in base if b.types)
     report.item(differ > 0, 'on the base types are wrong', f'in {differ} of {sum(bool(b.types) for b in base)}')
@@ -228,13 +237,15 @@ def main(args: list[str]) -> int:
     say('TYPES', f'{len(all)} kernels on Bochs, under its debugger, which takes a minute or two')
     (found, refused), *theirs = jobs.together(lambda: on_bochs(base, all), *(
         lambda k=all[label], label=label: on_qemu(base, k, label) for label in ('base', 'series')))
-    text = table(found['base'], found['series']) + '\n' + table(found['base'], found['series'], 'UC')
-    put(base.results / 'types.txt', text)
-    put(base.results / 'types.svg', svg(found['base'], found['series']))
+    two, picture = (found['base'], found['series']), svg(found['base'], found['series'])
+    put(base.results / 'types.txt', LEFT_OUT + table(*two) + '\n' + table(*two, 'UC'))
+    put(base.results / 'types.svg', picture)
     put(base.results / 'types.trace', ''.join(f'# {label} {p.case} {p.what}\n' + ''.join(f'{line}\n' for line in p.lines)
                                               for label in ('base', 'series') for p in found[label]))
-    print(text)
+    print('\n' + LEFT_OUT + table(*two, cases='npt_on.') + f'\n  the other cases, and MTRR type UC: {rel(base.results)}/types.txt\n')
     judge(report, found, refused)
+    if base.is_default():
+        report.item(picture == read(PICTURE), f'{rel(PICTURE)} is the picture of this', f'cp {rel(base.results)}/types.svg {rel(PICTURE)}')
     for label, g_pats in zip(('base', 'series'), theirs):
         if g_pats:
             agree(report, label, found[label], g_pats)

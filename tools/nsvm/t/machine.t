@@ -1,8 +1,8 @@
 #!/usr/bin/python3 -B
 # SPDX-License-Identifier: GPL-2.0
-"""What happens when QEMU, a module, the kernel or a test does not do what it should
+"""What happens when QEMU, Bochs, a module, the kernel or a test does not do what it should
 
-On the kernel with the series that is in build/<base>, with stand-ins for QEMU and for tests.
+On the kernel with the series that is in build/<base>, with stand-ins for QEMU, Bochs and tests.
 """
 import atexit
 import re
@@ -19,7 +19,7 @@ from lib import jobs, ktap
 from lib.base import Base
 from lib.say import Fatal
 from lib.settings import from_arguments, settings
-from machine import boot
+from machine import bochs, boot
 
 STAND_INS = {
     'good': 'echo "ok 1 it works"',
@@ -92,6 +92,29 @@ BOOTS = {	# what is said, kernel and tests, limits
 results = dict(jobs.each(lambda n: said(n.replace(' ', '-'), *BOOTS[n][1], **BOOTS[n][2]), BOOTS))
 for name, (says, _, _) in BOOTS.items():
     fails(name, says + ('' if name == 'a test hangs' else r' \(console: .*\.console\)'), results[name])
+
+# Of Bochs, whose panic at the end is none
+BOCHS = {
+    'Bochs panics': ('>>PANIC<< clock', 'exit 1', r'bochs: Bochs ended: \[CPU0  \] >>PANIC<< clock \(log: .*\.bochs\)'),
+    'Bochs ends otherwise': ('', 'exit 3', r'bochs: Bochs ended with status 3 \(log: .*\.bochs\)'),
+    'Bochs hangs': ('', 'exec sleep 1000', r'bochs: no end after 6 s, stopped; last: .* \(console: .*\.console\)'),
+    'nothing ran on Bochs': ('>>PANIC<< 3rd exception with no resolution', 'exit 1', r'bochs: the kernel did not reach init; .*'),
+}
+for f in ('ISOLINUX/isolinux.bin', 'syslinux/modules/bios/ldlinux.c32'):
+    (tmp / 'usr/lib' / f).parent.mkdir(parents=True)
+    (tmp / 'usr/lib' / f).touch()
+(base.b / 'selftests').mkdir(exist_ok=True)
+for name, (panic, end, says) in BOCHS.items():
+    script(tmp / 'bochs', f'[ "$1" = bochs ] || exit 0; for rc; do :; done\n'
+                          f'echo "1p[CPU0  ] {panic}" | grep PANIC >"$(sed -n "s/^log: //p" "$rc")"; {end}')
+    with mock.patch('machine.bochs.ensure', return_value=tmp), mock.patch('source.debian.inside', return_value=[tmp / 'bochs']), \
+            mock.patch.dict(settings.given, {'TIMEOUT': '2'}):
+        try:
+            text = f'no failure: {bochs.run(kernel, "bochs", [], base=base)}'
+        except Fatal as e:
+            text = str(e)
+        fails(name, says, text)
+
 console = (base.results / 'the-kernel-panics.console').read_text(errors='replace')
 is_(' __handle_sysrq+0x' in console, True, 'the console of a panic names functions')
 found = ktap.cases((base.results / 'a-test-hangs.log').read_text())

@@ -24,7 +24,7 @@ SOURCES = ('arch/x86/kvm', 'virt/kvm', UAPI)
 
 def changed_modules(base: Base, tree: str) -> list[str]:
     """Those of kvm and kvm-amd that differ from the base's"""
-    files = base.git('diff', '--name-only', 'base', tree, '--', 'arch', 'virt', 'include').split()
+    files = base.git('diff', '--name-only', base.root(), tree, '--', 'arch', 'virt', 'include').split()
     other = [f for f in files if not f.startswith(('arch/x86/kvm/', 'virt/kvm/')) and f != UAPI]
     if other:
         raise Fatal(f'the series changes {other[0]}: that takes a whole kernel', NOT_HERE)

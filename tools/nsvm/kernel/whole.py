@@ -26,7 +26,8 @@ NO_SOURCE = {'Documentation', 'LICENSES', 'CREDITS', 'MAINTAINERS'}
 
 def fragments(base: Base, debug: bool) -> list[Path]:
     configs = place.top / 'arch/x86/configs'
-    files = [configs / 'nsvm-pat.config', *([configs / 'nsvm-pat-debug.config'] if debug else []), base.dir / 'config']
+    files = [configs / 'nsvm-pat.config', *([configs / 'nsvm-pat-debug.config'] if debug else []),
+             *(b.dir / 'config' for b in (*base.before, base))]
     return [f for f in files if f.exists()]
 
 

@@ -83,9 +83,17 @@ class Base:
         self.logs = self.b / 'logs'
         self.results = self.b / 'results'
         self.text = read(self.dir / 'BASE')
+        self.before: list[Base] = []	# whose series are part of the base
+        after = self.key('after')
+        if after:
+            if after not in names():
+                raise Fatal(f'{rel(self.dir)}/BASE is after {after}, but there is no {rel(place.patches / after)}')
+            self.before = [*Base(after).before, Base(after)]
 
     def keys(self, key: str) -> list[str]:
-        return re.findall(rf'^{key}:[ \t]*(.*?)[ \t]*$', self.text, re.M)
+        """What BASE does not say is as in that of the one before"""
+        found = re.findall(rf'^{key}:[ \t]*(.*?)[ \t]*$', self.text, re.M)
+        return found or (self.before[-1].keys(key) if self.before else [])
 
     def key(self, key: str) -> str:
         return (self.keys(key) or [''])[0]
@@ -145,6 +153,10 @@ class Base:
     def commit(self) -> str:
         """The base itself, tag base"""
         return read(self.src / '.git/nsvm-base').strip()
+
+    def root(self) -> str:
+        """The source, without the series before this one"""
+        return read(self.src / '.git/nsvm-root').strip() or self.commit()
 
     def head(self) -> str:
         return self.git('rev-parse', 'HEAD')

@@ -102,7 +102,7 @@ def subjects(base: Base) -> list[Subject]:
     wanted = settings.given.get('KERNELS', '').split()
     found = own(base, wanted)
     if base.is_default() and not base.linux:
-        rest = sorted((Base(name) for name in names() if name != base.name), key=Base.own_test)
+        rest = sorted((b for b in map(Base, names()) if b.name != base.name and not b.before), key=Base.own_test)
         found += [s for other in rest for s in others(base, other, wanted)]
     if not found:
         raise Fatal(f'KERNELS={" ".join(wanted)}: there is no such kernel')

@@ -119,7 +119,7 @@ def explore(base: Base, plan: list[str], limit: int, what: str) -> int:
 
 def mainline() -> Base:
     """The base that has gPAT of its own"""
-    found = [n for n in names() if Base(n).own_test()]
+    found = [n for n in names() if Base(n).own_test() and not Base(n).before]
     if len(found) != 1:
         raise Fatal(f'not one base of {rel(place.patches)} has "tests: own": {" ".join(found) or "none"}')
     return Base(found[0])

@@ -137,7 +137,7 @@ def same_export(base: Base) -> str:
 
 def series_items(base: Base) -> Items:
     applied: list[str] = []
-    items = [attempt('the patches apply with plain git am', lambda: applied.append(tree.apply_in(base, base.src)))]
+    items = [attempt('the patches apply with plain git am', lambda: applied.append(tree.apply_in(base, base.src, tree.patches(base))))]
     if applied:
         same = base.git('rev-parse', f'{applied[0]}^{{tree}}') == base.git('rev-parse', 'HEAD^{tree}')
         items += [item(same, 'the tree is what the patches make of the base'),

@@ -7,8 +7,9 @@ build/<base>/series.mbox, or series-v<n>.mbox: for b4 am -m, b4 shazam -m, and g
   - the version in subjects, message ids that make one thread
   - in the cover letter, what patches/<base>/changes says of this version and those
     before it, and what make test said, if that was of this very series
-  - base-commit: the commit of tag base.  From a package it is one that no public tree
-    has, but the same wherever the tree is made
+  - base-commit: the commit of the source.  From a package it is one that no public tree
+    has, but the same wherever the tree is made.  With "after:" in BASE, a line
+    prerequisite-patch-id for each patch before, as git format-patch --base has them
   - with SIGNOFF, the Signed-off-by of the one who runs this
 
 b4's change-id, at the end of the cover letter, stays the same in all versions.  (b4 send
@@ -66,6 +67,12 @@ def news(base: Base, version: int) -> str:
     return ''.join(parts)
 
 
+def prerequisites(base: Base) -> str:
+    """The lines that git puts at the end of what is to be sent"""
+    text = base.git('format-patch', '--stdout', f'--base={base.root()}', f'{base.commit()}..HEAD')
+    return '\n'.join(re.findall('^(?:base-commit|prerequisite-patch-id): .*', text, re.M))
+
+
 def mails(base: Base, salt: str = '') -> dict[str, str]:
     """File name -> mail; another salt makes other message ids.  Only the header, the sign-off
     and, in the cover letter, the places named above differ from patches/"""
@@ -89,7 +96,7 @@ def mails(base: Base, salt: str = '') -> dict[str, str]:
         header = re.sub(r'^Subject: \[.*?\] *', f'Subject: [{prefix} {n:0{len(str(last))}}/{last}] ', header, 1, re.M)
         header += f'\nMessage-ID: {ids[n]}' + f'\nIn-Reply-To: {ids[0]}\nReferences: {ids[0]}' * (n > 0)
         if not n:
-            more, where = news(base, version), f'base-commit: {base.commit()}'
+            more, where = news(base, version), prerequisites(base)
             if not base.linux:
                 package = read(base.src / '.git/nsvm-source').split()
                 where = f'base-tree: Debian {package[1]} {package[2]} (Linux {base.key("kernel")})\n{where}'

@@ -5,7 +5,8 @@ base     build/<base>/src is a git tree of the base, tag "base", from the packag
          patches/<base>/BASE names, fetched by apt ("suite:", of that suite; "source:",
          the file "file:" of that source package).  It holds what a series, KVM's
          modules, selftests and user-space headers need, see PART.  With LINUX= it
-         shares the objects of that git tree, which is only read.
+         shares the objects of that git tree, which is only read.  With "after: <base>" in
+         BASE, that one's series is part of it.
 series   the patches of patches/<base>/series are applied to it by plain git am,
          branch "series".  Again when a patch has changed.  A tree with commits or
          edits of its own is left alone.
@@ -114,6 +115,11 @@ def from_package(base: Base, to: Path, part: bool, deb: Path | None = None) -> N
         say('TREE', f'Linux {kernel} ({version})' + (f', the release {what}' if kernel == made_on else f'; {what} {made_on}'))
 
 
+def forget(base: Base, *marks: str) -> None:
+    for mark in marks:
+        (base.src / '.git' / mark).unlink(missing_ok=True)
+
+
 # ---- a tree of the user's ----
 
 def from_linux(base: Base) -> None:
@@ -128,7 +134,7 @@ def from_linux(base: Base) -> None:
         raise Fatal(f'LINUX={base.linux} has no commit {ref}')
     if not git_ok(theirs, 'cat-file', '-e', f'{commit}:arch/x86/kvm/svm/nested.c'):
         raise Fatal(f'LINUX={base.linux} is no kernel tree: it has no arch/x86/kvm/svm/nested.c')
-    if base.commit() == commit:
+    if base.commit() and base.root() == commit:
         return
     if base.commit() and not is_ours(base):
         raise Fatal(f'{rel(base.src)} has commits or edits of its own, on another base: make patches, then make distclean')
@@ -145,7 +151,7 @@ def from_linux(base: Base) -> None:
               git_argv(base.src, 'checkout', '-q', '-f', '-B', 'series', commit),
               f'cannot check out {ref} of {base.linux}', env=GIT_ENV)
     base.git('tag', '-f', 'base')
-    (base.src / '.git/nsvm-applied').unlink(missing_ok=True)
+    forget(base, 'nsvm-applied', 'nsvm-root', 'nsvm-before')
     put(base.src / '.git/nsvm-source', f'source {base.linux} {commit}\n')
     put(base.src / '.git/nsvm-base', f'{commit}\n')
     if git(theirs, 'status', '--porcelain', '-uno', check=False):
@@ -161,6 +167,7 @@ def make_base(base: Base) -> Base:
                                and len(base.git('branch', '--list').splitlines()) == 1):
         from_package(base, base.src, part=True)
         put(base.src / '.git/nsvm-part', digest(*PART))
+    precede(base)
     return base
 
 
@@ -169,11 +176,11 @@ def make_whole(base: Base) -> Path:
     the one who asks, see set_whole()"""
     whole = base.b / 'whole'
     if base.linux:
-        if git(whole, 'rev-parse', '-q', '--verify', 'HEAD^{commit}', check=False) != base.commit() or not (whole / '.git').is_file():
+        if git(whole, 'rev-parse', '-q', '--verify', 'HEAD^{commit}', check=False) != base.root() or not (whole / '.git').is_file():
             base.git('worktree', 'prune')
             shutil.rmtree(whole, ignore_errors=True)
             jobs.step('TREE', base.logs / 'whole.log', 'complete source checked out',
-                      ['git', '-C', base.src, 'worktree', 'add', '-q', '--detach', '-f', whole, 'base'],
+                      ['git', '-C', base.src, 'worktree', 'add', '-q', '--detach', '-f', whole, base.root()],
                       'cannot check out the complete source', env=GIT_ENV)
             git(whole, 'sparse-checkout', 'disable')
     elif read(whole / '.git/nsvm-source') != read(base.src / '.git/nsvm-source'):
@@ -185,10 +192,12 @@ def make_whole(base: Base) -> Path:
 def set_whole(base: Base, tree: str) -> Path:
     """The complete source with what that tree of src has changed; other files keep their times"""
     whole = make_whole(base)
-    index = whole / 'nsvm-index' if (whole / '.git').is_file() else whole / '.git/nsvm-index'
+    index, start = whole / '.git/nsvm-index', 'base'
+    if (whole / '.git').is_file():
+        index, start = whole / 'nsvm-index', base.root()
     env = {'GIT_INDEX_FILE': str(index)}
-    git(whole, 'read-tree', 'base', env=env)
-    diff = base.git('diff', '--binary', '--full-index', '--no-ext-diff', 'base', tree)
+    git(whole, 'read-tree', start, env=env)
+    diff = base.git('diff', '--binary', '--full-index', '--no-ext-diff', base.root(), tree)
     if diff:
         git(whole, 'apply', '--cached', input=diff + '\n', env=env)
     wanted = git(whole, 'write-tree', env=env)
@@ -204,20 +213,24 @@ def is_ours(base: Base) -> bool:
     return base.is_clean() and base.head() in (base.commit(), *read(base.src / '.git/nsvm-applied').split()[1:])
 
 
-def apply_in(base: Base, repo: Path) -> str:
+def patches(*bases: Base) -> list[Path]:
+    return [b.dir / p for b in bases for p in b.series()]
+
+
+def apply_in(base: Base, repo: Path, todo: list[Path], onto: str = 'base') -> str:
     """git am of the patches on tag base of a repository, in an empty worktree: am takes
     from the index what it needs, and nothing else is touched.  The last commit"""
     am, log = base.b / 'am.tmp', base.logs / 'am.log'
     try:
         shutil.rmtree(am, ignore_errors=True)
         git(repo, 'worktree', 'prune')
-        git(repo, 'worktree', 'add', '-q', '--no-checkout', '--detach', str(am), 'base')
+        git(repo, 'worktree', 'add', '-q', '--no-checkout', '--detach', str(am), onto)
         git(am, 'sparse-checkout', 'disable', check=False)
         git(am, 'read-tree', 'HEAD')
-        for p in base.series():
-            patch = str(base.dir / p)
-            if not Path(patch).exists():
-                raise Fatal(f'series names {p}, but there is no such file in {rel(base.dir)}')
+        for file in todo:
+            p, patch = file.name, str(file)
+            if not file.exists():
+                raise Fatal(f'series names {p}, but there is no such file in {rel(file.parent)}')
             if git_ok(am, 'am', '-q', '--committer-date-is-author-date', patch, log=log):
                 continue
             where = re.search(r'^error: (?:patch failed: )?(.*?:\d+$|.*(?=: does not (?:exist in|match) index))', read(log), re.M)
@@ -228,6 +241,25 @@ def apply_in(base: Base, repo: Path) -> str:
     finally:
         shutil.rmtree(am, ignore_errors=True)
         git(repo, 'worktree', 'prune')
+
+
+def precede(base: Base) -> None:
+    """What BASE has to come "after:" becomes part of tag base, again when it has changed"""
+    names = ', '.join(rel(b.dir) for b in base.before)
+    before = ' '.join(b.series_id() for b in base.before)
+    if read(base.src / '.git/nsvm-before') == before:
+        return
+    if not is_ours(base):
+        say('TREE', f'{rel(base.src)} has commits or edits of its own: left on what {names} was')
+        return
+    root = base.root()
+    commit = apply_in(base, base.src, patches(*base.before), root)
+    base.git('checkout', '-q', '-f', '-B', 'series', commit)
+    base.git('tag', '-f', 'base')
+    forget(base, 'nsvm-applied')
+    for mark, text in (('root', f'{root}\n'), ('base', f'{commit}\n'), ('before', before)):
+        put(base.src / f'.git/nsvm-{mark}', text)
+    say('TREE', f'tag base is after {names}')
 
 
 def make_series(base: Base) -> Base:
@@ -244,7 +276,7 @@ def make_series(base: Base) -> Base:
         say('TREE', f'{rel(base.src)} has the {count} patches of {rel(base.dir)}')
     elif count:
         try:
-            applied = apply_in(base, base.src)
+            applied = apply_in(base, base.src, patches(base))
         except Fatal as e:
             kernel, wanted = kernel_version(read(base.src / 'Makefile')), base.key('kernel')
             if base.linux or kernel == wanted:
@@ -276,7 +308,7 @@ def renew(base: Base) -> bool:
         shutil.rmtree(new, ignore_errors=True)
         from_package(base, new, True, deb)
         try:
-            apply_in(base, new)
+            apply_in(base, new, patches(*base.before, base))
         except Fatal as e:
             raise Fatal(f'the archive has {deb.name} now, and {e}', NOT_HERE) from None
         base.git('fetch', '-q', '--no-tags', str(new), 'base')
@@ -284,8 +316,10 @@ def renew(base: Base) -> bool:
         base.git('tag', '-f', 'base')
         for mark in ('nsvm-source', 'nsvm-base'):
             put(base.src / '.git' / mark, read(new / '.git' / mark))
+        forget(base, 'nsvm-root', 'nsvm-before')
     finally:
         shutil.rmtree(new, ignore_errors=True)
+    precede(base)
     make_series(base)
     return True
 

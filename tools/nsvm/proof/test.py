@@ -203,8 +203,8 @@ def two_kernels(base: Base, two: list[Kernel], npt: int, tests: list[str]) -> It
         items += as_expected('PAT tests on the base', was, base, 0) + watched('what only the view sees on the base', was, base, 0)
         items += as_expected('PAT tests on the series', now, base, n) + watched('VMRUNs on the series', now, base)
     else:
-        items += [judged(f'PAT tests on the {label}, npt=0', expected.without_npt(ktap.cases(b.text())))
-                  for label, b in (('base', was), ('series', now)) if b]
+        items += [judged(f'PAT tests on the {label}, npt=0', expected.without_npt(base, ktap.cases(b.text()), n_of))
+                  for label, b, n_of in (('base', was, 0), ('series', now, n)) if b]
         items += watched('VMRUNs on the series, npt=0', now, base)
     return items + (neighbours(base, two, [was, now], npt, tests) if was and now else [])
 

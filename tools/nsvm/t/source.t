@@ -6,6 +6,7 @@ Each ends in one clear line and leaves nothing half-made, and the next run goes 
 """
 import fcntl
 import os
+import re
 import shutil
 import signal
 from contextlib import redirect_stdout
@@ -15,10 +16,12 @@ from unittest import mock
 
 import toy
 import toyapt
-from toy import PLACES, b, git, is_, patches, run, top, tree
+from toy import PLACES, b, git, is_, letter, nsvm, patches, run, top, tree
 from toyapt import DEB, TAR, archive, base, bins, case, downloads, failure, nested, work
-from lib import settings
+from lib import jobs, settings
+from lib.base import Base
 from source import setup
+from source import tree as source_tree
 
 build, released = top / 'build', r'Linux 9\.9\.9 .*, the release the series was made on'
 toyapt.make()
@@ -134,6 +137,48 @@ case(1, 'a patch that is not there', 'series names 0003-none.patch, but there is
 with open(b / '.lock', 'a') as f:
     fcntl.flock(f, fcntl.LOCK_EX)
     case(1, 'two at once', 'another run is at work', *series)
+
+# ---- after another series ----
+
+later, later_patches = ('tree', 'series', 'BASE=later'), top / 'patches/later'
+later_src = build / 'later/src'
+toyapt.commit('patch 3', '^30$', 'patch 3')
+git(work, 'format-patch', '-q', '--no-numbered', '-o', str(later_patches), 'HEAD~1')
+git(work, 'reset', '-q', '--hard', 'HEAD~1')
+(later_patches / 'series').write_text('0001-patch-3.patch\n')
+(later_patches / 'BASE').write_text('after: nothing\n')
+case(1, 'after: nothing', 'BASE is after nothing, but there is no ', *later)
+(later_patches / 'BASE').write_text('after: toy\n')
+
+
+def numbers(where: Path, commit: str) -> str:
+    """Of the patches that are in it"""
+    return ''.join(re.findall('^patch (.*)\n', git(where, 'show', f'{commit}:{nested}'), re.M))
+
+
+case(0, 'after: toy', 'tag base is after .*1 patches .* applied', *later)
+root = (later_src / '.git/nsvm-root').read_text().strip()
+is_([numbers(later_src, c) for c in (root, 'base', 'HEAD')], ['', '12', '123'], 'the package, tag base, the series')
+is_(root, git(tree, 'rev-parse', 'base'), 'the same commit, wherever it is')
+(later_patches / letter.name).write_text('From: x <x@x>\nSubject: [PATCH 0/9] x\n\nx (0):\nbase-tree: x\nchange-id: 2026-x-1\n')
+is_(nsvm('mbox', 'BASE=later').returncode, 0, 'mbox of it')
+ids = [jobs.output(['git', 'patch-id', '--stable'], input=(patches / p).read_text()).split()[0] for p in names.split()]
+is_(re.findall('^(?:base-commit|prerequisite-patch-id): (.*)', (build / 'later/series.mbox').read_text(), re.M), [root, *ids],
+    'names what it needs')
+settings.from_arguments(PLACES)
+with redirect_stdout(StringIO()):
+    whole = source_tree.set_whole(Base('later'), 'series')
+is_(numbers(whole, git(whole, 'write-tree')), '123', 'the complete source has all of it')
+second.write_text(right.replace('patch 2', 'patch two'))
+case(0, 'the series before has changed', 'tag base is after .*1 patches .* applied', *later)
+is_(numbers(later_src, 'HEAD'), '1two3', 'that is in it')
+second.write_text(right)
+git(later_src, 'commit', '-q', '--allow-empty', '-m', 'mine')
+case(0, 'and again, but there is work on top', 'commits or edits of its own: left on what .*toy was', *later)
+is_(numbers(later_src, 'HEAD'), '1two3', 'that is left alone')
+case(0, 'LINUX= and both series', 'tag base is after', *later, f'LINUX={work}', 'LINUX_REF=HEAD~2')
+case(0, 'LINUX= again: nothing to do', 'has the 1 patches', *later, f'LINUX={work}', 'LINUX_REF=HEAD~2')
+is_(numbers(build / 'later-own/src', 'HEAD'), '123', 'are in that tree')
 
 # ---- LINUX= ----
 

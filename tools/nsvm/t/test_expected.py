@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Tests of proof/expected.py: what may fail without NPT, in whichever test"""
+import os
+import sys
+import unittest
+from pathlib import Path
+from unittest import mock
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from kernel import selftests
+from lib.ktap import Case
+from proof import expected
+
+CASES = {('a_test', 'x'): '2-5', ('a_test', 'y'): '0-5', ('b_test', 'x'): '0-5', ('view', 'y'): '1-5'}
+
+
+@mock.patch.object(expected, 'load', return_value=CASES)
+class WithoutNpt(unittest.TestCase):
+    def judge(self, n: int, *verdicts: str) -> tuple[bool, str]:
+        names = [key for key in CASES if key[0] != 'view'] + [('neighbour', 'x')]
+        return expected.without_npt(None, [Case(*name, v, 'why', 0) for name, v in zip(names, verdicts)], n)
+
+    def test_passes_and_skips(self, _) -> None:
+        self.assertEqual(self.judge(5, 'ok', 'skip', 'ok'), (True, '2 ran and passed, 1 skipped'))
+
+    def test_a_test_of_any_name_must_not_fail(self, _) -> None:
+        self.assertEqual(self.judge(5, 'ok', 'ok', 'not ok'), (False, 'b_test x fails: why'))
+
+    def test_but_may_where_it_must_with_npt(self, _) -> None:
+        self.assertEqual(self.judge(1, 'not ok', 'skip', 'ok'), (True, '1 ran and passed, 1 skipped, 1 fail as with npt=1'))
+        self.assertFalse(self.judge(2, 'not ok', 'skip', 'ok')[0])
+        self.assertFalse(self.judge(1, 'ok', 'not ok', 'ok')[0])
+
+    def test_nothing_ran(self, _) -> None:
+        self.assertFalse(self.judge(5, 'skip', 'skip', 'skip', 'ok')[0])
+
+
+class Names(unittest.TestCase):
+    @mock.patch.object(selftests, 'lines', return_value=['a_test x 0', 'b_test x 0', 'view y 0', 'a_test y 0'])
+    def test_a_kernel_with_tests_of_its_own_names_them(self, _) -> None:
+        self.assertEqual(selftests.pat_tests(mock.Mock(dir=Path())), ['a_test', 'b_test'])

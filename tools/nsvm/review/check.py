@@ -224,12 +224,15 @@ def part(base: Base) -> Path:
 
 def apply(base: Base, tree: Path) -> Series:
     """What plain git makes of them, as of someone without any setting"""
-    file, commit = base.b / f'check/{tree.name}.applied', git(tree, 'rev-parse', 'base^{commit}')
-    of, commits = digest(base.series_id(), commit), read(file).split()
+    # A worktree of src has its tag base, another repository that of the source
+    commit = base.root() if (tree / '.git').is_file() else git(tree, 'rev-parse', 'base^{commit}')
+    file, todo = base.b / f'check/{tree.name}.applied', source_tree.patches(*base.before, base)
+    of, commits = digest(commit, *(b.series_id() for b in (*base.before, base))), read(file).split()
     if commits[:1] != [of]:
-        last = source_tree.apply_in(base, tree)
+        last = source_tree.apply_in(base, tree, todo, commit)
         git(tree, 'update-ref', 'refs/nsvm/check', last)
-        commits = [of, commit, *git(tree, 'rev-list', '--reverse', f'{commit}..{last}').split()]
+        every = [commit, *git(tree, 'rev-list', '--reverse', f'{commit}..{last}').split()]
+        commits = [of, *every[-len(base.series()) - 1:]]
         put(file, '\n'.join(commits) + '\n')
     return Series(base, tree, commits[1:])
 

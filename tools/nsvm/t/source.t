@@ -20,6 +20,7 @@ from toy import PLACES, b, git, is_, letter, nsvm, patches, run, top, tree
 from toyapt import DEB, TAR, archive, base, bins, case, downloads, failure, nested, work
 from lib import jobs, settings
 from lib.base import Base
+from review import check
 from source import setup
 from source import tree as source_tree
 
@@ -169,6 +170,9 @@ settings.from_arguments(PLACES)
 with redirect_stdout(StringIO()):
     whole = source_tree.set_whole(Base('later'), 'series')
 is_(numbers(whole, git(whole, 'write-tree')), '123', 'the complete source has all of it')
+for where in (whole, check.part(Base('later'))):
+    commits = check.apply(Base('later'), where)[0].commits
+    is_([numbers(where, c) for c in commits], ['12', '123'], f'make check is about the last one: {where.name}')
 second.write_text(right.replace('patch 2', 'patch two'))
 case(0, 'the series before has changed', 'tag base is after .*1 patches .* applied', *later)
 is_(numbers(later_src, 'HEAD'), '1two3', 'that is in it')
@@ -178,6 +182,8 @@ case(0, 'and again, but there is work on top', 'commits or edits of its own: lef
 is_(numbers(later_src, 'HEAD'), '1two3', 'that is left alone')
 case(0, 'LINUX= and both series', 'tag base is after', *later, f'LINUX={work}', 'LINUX_REF=HEAD~2')
 case(0, 'LINUX= again: nothing to do', 'has the 1 patches', *later, f'LINUX={work}', 'LINUX_REF=HEAD~2')
+moved = git(work, 'commit-tree', 'HEAD~2^{tree}', '-m', 'moved')
+case(0, 'LINUX_REF= has moved', 'tag base is after', *later, f'LINUX={work}', f'LINUX_REF={moved}')
 is_(numbers(build / 'later-own/src', 'HEAD'), '123', 'are in that tree')
 
 # ---- LINUX= ----

@@ -11,6 +11,7 @@ from proof import types
 
 WINDOWS = '0007010600070106'
 VMCB = '[CPU0 RD]: PHY 0x000005075668 (len=8, INVALID): 0x00070106 0x00070106\t; VMCS'
+EARLIER = VMCB.replace('0x00070106', '0x00070406')
 OTHER = '[CPU0 RD]: PHY 0x000003a5f038 (len=8, WB): 0x00000000 0x0011E0FB\t; PTE'
 LOG = f'# trace npt_on.loaded.windows vmrun {WINDOWS}\n# trace npt_on.loaded.windows L2 {WINDOWS} {WINDOWS}\n'
 
@@ -35,7 +36,7 @@ def debugger(*traces: list[str]) -> list[str]:
 
 class Types(unittest.TestCase):
     def parts(self, lines: list[str], log: str = LOG) -> list[types.Part]:
-        return types.parts(log, bochs.parts(debugger([VMCB], lines)))
+        return types.parts(log, bochs.parts(debugger([EARLIER, VMCB], lines)))
 
     def test_all_is_right(self) -> None:
         vmrun, l2 = self.parts(touched())

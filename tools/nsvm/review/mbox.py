@@ -36,7 +36,7 @@ def argument(name: str, otherwise: str = '') -> str:
 
 def sender() -> str:
     """The user's own git identity"""
-    argv = ['git', '-C', place.top, '-c', 'user.useConfigOnly=true', 'var', 'GIT_COMMITTER_IDENT']
+    argv = ['git', '-C', place.patches, '-c', 'user.useConfigOnly=true', 'var', 'GIT_COMMITTER_IDENT']
     who = jobs.output(argv, check=False)
     if not who:
         raise Fatal("git knows no name and address of yours: git config --global user.name '...', and user.email")

@@ -83,7 +83,7 @@ def main(args: list[str]) -> int:
         print(f'  {text.partition("Subject: ")[2].partition(chr(10))[0]}')
     print('\n  To:', *to, sep='\n    ')
     print('\n  Cc:', *cc, f"each patch's author, and whom its trailers name: {rel(log)}\n", sep='\n    ', flush=True)
-    argv = ['git', '-C', place.top, 'send-email', '--confirm=never', '--no-thread', f'--from={who}',
+    argv = ['git', '-C', place.patches, 'send-email', '--confirm=never', '--no-thread', f'--from={who}',
             '--8bit-encoding=UTF-8', '--suppress-cc=self', *(f'--to={a}' for a in to), *(f'--cc={a}' for a in cc)]
     jobs.step('SEND', log,
               f'{len(made)} mails sent' if really else f'git send-email would take these mails: {rel(out)}',

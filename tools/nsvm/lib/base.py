@@ -61,8 +61,9 @@ def lines(file: Path) -> list[str]:
     return [line for line in text if line]
 
 
-def names() -> list[str]:
-    return sorted(f.parent.name for f in place.patches.glob('*/BASE'))
+def names(vmm: bool = False) -> list[str]:
+    """Of kernels, or of VMMs"""
+    return sorted(f.parent.name for f in place.patches.glob('*/BASE') if Base(f.parent.name).is_vmm() == vmm)
 
 
 class Base:
@@ -120,6 +121,13 @@ class Base:
     def tested(self) -> dict[str, str]:
         """What make test wrote when all had passed: content, date, summary"""
         return dict(line.split(' ', 1) for line in read(self.results / 'tested').splitlines())
+
+    def is_vmm(self) -> bool:
+        """QEMU, and no kernel: can be applied, exported and built, see source/vmm.py"""
+        return self.key('source') == 'qemu'
+
+    def project(self) -> str:
+        return 'QEMU' if self.is_vmm() else 'Linux'
 
     def is_default(self) -> bool:
         """The one that the others are ports of"""

@@ -29,6 +29,7 @@ PACKAGES = {
     'check': 'g++ clang lld:ld.lld llvm:llvm-ar sparse coccinelle:spatch pahole abigail-tools:abidiff rsync perl '
              'python3-ply:- python3-git:- python3-sphinx:sphinx-build libssl-dev:- shellcheck cpio',
     'list': 'git-email:- libmailtools-perl:- libio-socket-ssl-perl:- libauthen-sasl-perl:- perl b4',
+    'vmm': 'ninja-build:ninja pkg-config libglib2.0-dev:- python3-venv:-',
     'deb': 'debhelper:dh dh-dkms:dh_dkms dkms lintian dpkg-dev:dpkg-buildpackage openssl',
 }
 

@@ -36,6 +36,15 @@ PART = ['COPYING', 'CREDITS', 'Kbuild', 'Kconfig', 'LICENSES', 'MAINTAINERS', 'M
         'fs/Makefile', 'include', 'init/Makefile', 'ipc/Makefile', 'kernel/Makefile', 'lib/Makefile', 'scripts',
         'tools/arch/x86', 'tools/build', 'tools/include', 'tools/lib', 'tools/scripts', 'tools/testing/selftests/*.*',
         'tools/testing/selftests/Makefile', 'tools/testing/selftests/[krv]*', 'usr', 'virt']
+QEMU = ['[!r]*', 'r[!o]*']	# without roms/, two thirds of it
+
+
+def part_of(base: Base) -> list[str]:
+    return QEMU if base.is_vmm() else PART
+
+
+def release(src: Path) -> str:
+    return read(src / 'VERSION').strip() or kernel_version(read(src / 'Makefile'))
 
 
 def kernel_version(makefile: str) -> str:
@@ -64,17 +73,17 @@ def archive(base: Base) -> Path:
             return found
 
 
-def unpack(deb: Path, to: Path, part: bool) -> None:
-    """The kernel that is in a linux-source package or a tarball, without its top directory"""
-    top = f'{deb.name.split("_")[0]}' if deb.suffix == '.deb' else re.sub(r'_(.*)\.orig.*', r'-\1', deb.name)
+def unpack(deb: Path, to: Path, part: list[str]) -> None:
+    """What is in a linux-source package or a tarball, or a part of it, without its top directory"""
+    top = f'{deb.name.split("_")[0]}' if deb.suffix == '.deb' else re.sub(r'_(.*?)(\+ds)?\.orig.*', r'-\1', deb.name)
     to.mkdir(parents=True)
-    patterns = ' '.join(f"'{top}/{p}'" for p in PART) if part else ''
+    patterns = ' '.join(f"'{top}/{p}'" for p in part)
     source = f"dpkg-deb --fsys-tarfile '{deb}' | tar -xOf - './usr/src/{top}.tar.xz'" if deb.suffix == '.deb' else f"cat '{deb}'"
     script = f"{source} | tar -x -I 'xz -d -T0' -C '{to}' --strip-components=1 --anchored --wildcards {patterns}"
     jobs.step('TREE', place.build / 'unpack.log', f'{deb.name} unpacked{", what a series needs" if part else ""}',
               ['bash', '-o', 'pipefail', '-c', script], f'cannot unpack {deb.name}')
     if not (to / 'Makefile').exists():
-        raise Fatal(f'{deb.name} holds no kernel source')
+        raise Fatal(f'{deb.name} holds no source')
 
 
 def commit_all(where: Path, message: str) -> None:
@@ -96,10 +105,10 @@ def from_package(base: Base, to: Path, part: bool, deb: Path | None = None) -> N
         deb = deb or (not part and debian.at_hand(source.split()[-1], '', '')) or archive(base)
         if not part and deb.name not in source:
             raise Fatal(f'the archive has {deb.name}, {rel(base.src)} is another version, which is gone', NOT_HERE)
-        unpack(deb, tmp, part)
-        kernel = kernel_version((tmp / 'Makefile').read_text())
+        unpack(deb, tmp, part_of(base) if part else [])
+        kernel = release(tmp)
         begin = time.monotonic()
-        commit_all(tmp, f"Linux {kernel}, Debian's {base.key('package') or base.key('source')}")
+        commit_all(tmp, f"{base.project()} {kernel}, Debian's {base.key('package') or base.key('source')}")
         say('TREE', f'git tree made, tag base ({elapsed(begin)})')
         version = debian.version_of(deb) if deb.suffix == '.deb' else base.key('version')
         put(tmp / '.git/nsvm-source', f'source {base.key("package") or base.key("file")} {version}\n'
@@ -112,7 +121,7 @@ def from_package(base: Base, to: Path, part: bool, deb: Path | None = None) -> N
     if part:
         made_on = base.key('kernel')
         what = 'the series was made on' if base.series() else f'{rel(base.dir)} was made for'
-        say('TREE', f'Linux {kernel} ({version})' + (f', the release {what}' if kernel == made_on else f'; {what} {made_on}'))
+        say('TREE', f'{base.project()} {kernel} ({version})' + (f', the release {what}' if kernel == made_on else f'; {what} {made_on}'))
 
 
 def forget(base: Base, *marks: str) -> None:
@@ -163,10 +172,10 @@ def make_base(base: Base) -> Base:
     base.lock()
     if base.linux:
         from_linux(base)
-    elif not base.commit() or (read(base.src / '.git/nsvm-part') not in ('', digest(*PART)) and is_ours(base)
+    elif not base.commit() or (read(base.src / '.git/nsvm-part') not in ('', digest(*part_of(base))) and is_ours(base)
                                and len(base.git('branch', '--list').splitlines()) == 1):
         from_package(base, base.src, part=True)
-        put(base.src / '.git/nsvm-part', digest(*PART))
+        put(base.src / '.git/nsvm-part', digest(*part_of(base)))
     precede(base)
     return base
 
@@ -278,7 +287,7 @@ def make_series(base: Base) -> Base:
         try:
             applied = apply_in(base, base.src, patches(base))
         except Fatal as e:
-            kernel, wanted = kernel_version(read(base.src / 'Makefile')), base.key('kernel')
+            kernel, wanted = release(base.src), base.key('kernel')
             if base.linux or kernel == wanted:
                 raise
             raise Fatal(f'{e} (this is {kernel}, the series is for {wanted}, which the archive has no longer)', NOT_HERE) from None

@@ -74,6 +74,6 @@ case(1, 'missing programs are named with their package', ': bc .Debian: bc., xz 
 
 programs = [f for f in lab.rglob('*') if f.is_file() and f.suffix != '.rst' and f.relative_to(lab).parts[0] != 't']
 programs += [place.top / 'Makefile', place.top / '.ci/run']
-named = [f.name for f in programs for name in base.names() if name in f.read_text(errors='replace')]
+named = [f.name for f in programs for name in [*base.names(), *base.names(vmm=True)] if name in f.read_text(errors='replace')]
 is_((len(base.names()) > 1, len(programs) > 50, named), (True, True, []), 'no program names a base')
 print(f'1..{toy.count}')

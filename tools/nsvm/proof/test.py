@@ -278,6 +278,7 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> tuple[list, list]
               ('Memory types, on Bochs', lambda: program(base, 'types', 'mutants', skip='memory types')),
               ('The Debian package', lambda: program(base, 'deb', 'check', skip='the Debian package')),
               ('Checkpoints between kernels', lambda: program(base, 'migrate', 'run')),
+              ('QEMU: the patches, if its source is here', lambda: program(base, 'carry', 'patches')),
               *((f'Another KVM does what the model does: {what}', lambda what=what, more=more: program(
                   base, 'model', what, *more, result=base.results / f'model-{what}.ktap', skip=f'{what} does what the model does'))
                 for what, more in (('mainline', []), ('mainline-series', ['RANDOM=8'])))]

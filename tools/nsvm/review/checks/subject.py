@@ -8,7 +8,7 @@ from lib.say import Fatal
 def check(series, n: int) -> str:
     s = series.message(n, '%s')
     files = series.git('diff', '--name-only', *series.commits[n - 1:n + 1])
-    kernel = re.search('^arch/x86/(kvm/svm|include/uapi)/', files, re.M)
+    kernel = re.search('^(arch/x86/(kvm/svm|include/uapi)|Documentation/virt/kvm)/', files, re.M)
     prefix = 'KVM: x86: nSVM: ' if kernel else 'KVM: selftests: '
     if not re.match(re.escape(prefix) + ('' if kernel else '(nSVM: )?') + '[A-Z]', s):
         raise Fatal(f'does not begin with "{prefix}" and a capital: {s}')

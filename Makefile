@@ -68,13 +68,13 @@ types: setup ## the memory type of each access of L2, on Bochs, whose CPU obeys 
 	@$(call NSVM,types)
 
 model: setup ## every short sequence of operations against a model (SEQ=, DEPTH=, KVM=mainline, mainline-series)
-	@$(call NSVM,model $(if $(SEQ),seq $(SEQ),$(or $(KVM),run)) $(call given,DEPTH RANDOM SEED))
+	@$(call NSVM,model $(if $(SEQ),seq $(SEQ),$(or $(KVM),run)) $(call given,DEPTH RANDOM SEED SHARD))
 
 fuzz: setup ## hostile userspace and races on a debug kernel (TIME=60 SEED=..., or SEED=... STEPS=... again)
 	@$(call NSVM,fuzz $(if $(STEPS),replay $(SEED) $(STEPS),run $(or $(TIME),60) $(SEED)))
 
-mutants: setup ## break the series in small ways, see that tests and view notice (NAME=...)
-	@$(call NSVM,mutants $(or $(NAME),all))
+mutants: setup ## break the series in small ways, see that tests and view notice (NAME=..., SHARD=2/3)
+	@$(call NSVM,mutants $(or $(NAME),all) $(call given,SHARD))
 
 ##@ What it costs
 .PHONY: bench

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernel import distro, module, whole
-from lib.base import Base, read
+from lib.base import Base, alone, read
 from lib.say import Fatal, say
 from lib.settings import rel, settings
 from source import tree as source_tree
@@ -85,7 +85,7 @@ def tree_kernel(base: Base, tree: str, worker: int | str, label: str, to: Path |
         if e.status != NOT_HERE:
             raise
         say('KERNEL', f'{label}: a whole kernel, as {e}')
-    with whole.building:
+    with alone(base.b / '.whole'):	# there is one tree, and one directory of objects for a flavour
         whole.build(base, tree, to, label, flavour(debug), debug, quiet, werror)
     return Kernel(to, label)
 

@@ -76,7 +76,8 @@ def build(base: Base, tree: str, obj: Path, to: Path, label: str, quiet: bool = 
     d = distro.get(base)
     modules = changed_modules(base, tree)
     cc = compiler(base)
-    made_of = digest(read(d / 'info'), *modules, base.git('rev-parse', *(f'{tree}:{s}' for s in SOURCES)), Path(__file__))
+    of = (distro.info(base, key) for key in ('version', 'release', 'compiler'))	# wherever it is
+    made_of = digest(*of, *modules, base.git('rev-parse', *(f'{tree}:{s}' for s in SOURCES)), Path(__file__))
     if read(to / 'id') == made_of:
         return
     (to / 'modules').mkdir(parents=True, exist_ok=True)

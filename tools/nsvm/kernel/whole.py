@@ -10,7 +10,6 @@ says that this base has no such symbol, and it is an error if it has.
 """
 import re
 import shutil
-import threading
 from pathlib import Path
 
 from lib import jobs
@@ -19,7 +18,6 @@ from lib.say import Fatal
 from lib.settings import place, rel, settings
 from source import tree as source_tree
 
-building = threading.Lock()		# there is one tree, and one directory of objects for a flavour
 # Not made: what no kernel is compiled from
 NO_SOURCE = {'Documentation', 'LICENSES', 'CREDITS', 'MAINTAINERS'}
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """A base: a directory of patches/, what its BASE says, and its directory in build/"""
+import contextlib
 import fcntl
 import hashlib
 import os
 import re
 import threading
 from pathlib import Path
+from typing import Iterator
 
 from lib import jobs
 from lib.say import Fatal
@@ -44,6 +46,15 @@ def put(file: Path, text: str) -> None:
 def read(file: Path) -> str:
     """What put() wrote, or nothing"""
     return file.read_text() if file.exists() else ''
+
+
+@contextlib.contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """One at a time, of all threads of all programs that have this file"""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, 'w') as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+        yield
 
 
 def digest(*parts: str | bytes | Path) -> str:

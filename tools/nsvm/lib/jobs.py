@@ -24,6 +24,9 @@ STRAY = re.compile(r'MAKE.*|MFLAGS|GNUMAKEFLAGS|V|O|W|C|M|CC|LD|AR|HOSTCC|LLVM|A
                    r'OUTPUT|INSTALL_.*|KBUILD_.*|KHDR_INCLUDES|LOCALVERSION|TARGETS|'
                    r'GIT_(DIR|WORK_TREE|INDEX_FILE|OBJECT_DIRECTORY|CONFIG.*)|CONFIG_|PYTHON.*')
 
+MEMINFO = Path('/proc/meminfo')
+QEMU_ITSELF = 256		# MiB, beside the memory of its machine
+
 T = TypeVar('T')
 R = TypeVar('R')
 running: set[subprocess.Popen] = set()
@@ -176,9 +179,25 @@ def step(tag: str, log: Path, text: str, argv: list, fail: str = '', status: int
         say(tag, f'{text} ({elapsed(begin)})')
 
 
-def workers() -> int:
-    """How many things to do at a time: one a CPU"""
-    return len(os.sched_getaffinity(0))
+def workers(machines: int = 1) -> int:
+    """How many things to do at a time: JOBS=, or one a CPU if there is memory for so many machines in each"""
+    available = re.search(r'^MemAvailable: *([0-9]+)', MEMINFO.read_text(), re.M)
+    each = machines * (settings.number('MEMORY') + QEMU_ITSELF)
+    return settings.number('JOBS') or max(1, min(len(os.sched_getaffinity(0)), int(available[1]) // 1024 // each))
+
+
+def shard() -> tuple[int, int]:
+    """SHARD=2/3, the second of three jobs that share the work, is (1, 3); without, it is all in one"""
+    m = re.fullmatch('([0-9]{1,9})/([0-9]{1,9})', settings.given.get('SHARD', '1/1'))
+    if not m or not 1 <= int(m[1]) <= int(m[2]):
+        raise Fatal(f'SHARD={settings.given["SHARD"]} is not like 2/3')
+    return int(m[1]) - 1, int(m[2])
+
+
+def mine(items: list[T]) -> list[T]:
+    """Those of this shard"""
+    first, of = shard()
+    return items[first::of]
 
 
 def each(fn: Callable[[T], R], items: Iterable[T], at_once: int | None = None) -> Iterator[tuple[T, R]]:

@@ -25,7 +25,7 @@ from typing import Callable
 from kernel import selftests
 from kernel.kernels import Kernel, series_kernel
 from lib import jobs
-from lib.base import Base, digest, read
+from lib.base import Base, alone, digest, read
 from lib.say import Fatal
 from lib.settings import place, rel, settings
 from machine import cpio, qemu
@@ -39,7 +39,6 @@ COMPLAINT = re.compile(r'^(?:\[ *[0-9.]+\] *)?(.*(?:WARNING: |BUG: |BUG at |Oops
                        r'INFO: task .* blocked|UBSAN: |KASAN: |unable to handle).*)$', re.M)
 # With KVM and that CPU, it warns of SRSO
 HARMLESS = 'Speculative Return Stack Overflow: WARNING: '
-saving = threading.Lock()
 
 
 class Misbehaved(Fatal):
@@ -147,7 +146,7 @@ def saved_machine(base: Base, kernel: Kernel, initrd: Path, argv: list, blank: P
     stat = image.stat()
     same = [str(a) for a in argv if str(blank.parent) not in str(a) and a != kernel.image]
     state = base.b / 'machines' / digest(f'{image} {stat.st_size} {stat.st_mtime_ns}', initrd, *same, Path(__file__))
-    with saving:
+    with alone(base.b / '.saving'):
         if state.exists():
             state.touch()
             return state

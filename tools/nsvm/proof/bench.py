@@ -23,6 +23,7 @@ Results: bench.ktap; bench.tsv: kernel, row, median, spread, by tabs; bench.txt:
 tables; bench.svg: the plot; bench-<kernel>-<layout>.log: the boots; bench-time.txt.
 Exit status: 0 measured, or all figures repeat; else 1.
 """
+import os
 import re
 import shutil
 import time
@@ -271,7 +272,7 @@ def part_time(base: Base, report: Report) -> None:
     clone, log = place.build / 'bench/clone', base.logs / 'bench-time.log'
     cpu = (re.search(r'^model name\s*: (.*)', read(Path('/proc/cpuinfo')), re.M) or ['', 'of some kind'])[1]
     commit, size = git(place.top, 'rev-parse', '--short', 'HEAD'), ''
-    out = [f'    On {time.strftime("%Y-%m-%d")}, {jobs.workers()} CPUs, {cpu}; commit {commit}']
+    out = [f'    On {time.strftime("%Y-%m-%d")}, {len(os.sched_getaffinity(0))} CPUs, {cpu}; commit {commit}']
     try:
         shutil.rmtree(clone, ignore_errors=True)
         put(log, '')

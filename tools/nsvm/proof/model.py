@@ -11,8 +11,8 @@ model mainline-series  the same with its series: what is a "defect" in differenc
                        longer differ
 model seq SEQ          one sequence, such as run-a.write.smi.rsm.read
 
-Machines with one CPU each share the work, each VMRUN is watched.  A difference is made
-as short as it can be and printed such that `model seq` takes it.
+Machines with one CPU each share the work, with SHARD=2/3 the second third of it; each VMRUN is
+watched.  A difference is made as short as it can be and printed such that `model seq` takes it.
 
 Results: model.ktap, model-mainline.ktap, model-mainline-series.ktap; what the program said:
 model*.log.  Exit status: 0 no difference, 1 a difference, or it could not be run.
@@ -75,10 +75,17 @@ def show_differences(log: str) -> None:
 
 # ---- this KVM ----
 
+def machine_shares(machines: int) -> list[str]:
+    """What each machine of this shard does, as option -w has it; how many another shard has is all the same"""
+    shard, of = jobs.shard()
+    return [f'{shard + of * i}/{of * machines}' for i in range(machines)]
+
+
 def explore(base: Base, plan: list[str], limit: int, what: str) -> int:
     run.prepare(base)
     selftests.build(base, [PROGRAM])
-    kernel, shares = kernels.series_kernel(base), range(jobs.workers())
+    kernel, parts = kernels.series_kernel(base), machine_shares(jobs.workers())
+    shares = range(len(parts))
     report, begin = Report(base.results / 'model.ktap'), time.monotonic()
     seen = [vmruns.Check(f'model{i}') for i in shares]
     logs = [base.results / f'model{i}.log' for i in shares]
@@ -92,7 +99,7 @@ def explore(base: Base, plan: list[str], limit: int, what: str) -> int:
         return f'part {part} of {len(plan)}, {text.count("# RUN ")} of {sum(planned)} beginnings'
 
     def share(i: int) -> Boot:
-        mine = [f'{t}:-w:{i}/{len(shares)}' for t in plan]
+        mine = [f'{t}:-w:{parts[i]}' for t in plan]
         return one_cpu(kernel, f'model{i}', mine, base, limit, live=seen[i].feed)
 
     say('MODEL', what)

@@ -160,7 +160,7 @@ def apply(text: str, mutant: Mutant) -> str:
     return '\n'.join(lines)
 
 
-def tree(base: Base, mutant: Mutant, worker: int) -> str:
+def tree(base: Base, mutant: Mutant, worker: int | str) -> str:
     """The tree object of HEAD with it"""
     env = {'GIT_INDEX_FILE': str(base.src / f'.git/nsvm-mutant{worker}')}
     blob = base.git('hash-object', '-w', '--stdin', input=apply((base.src / mutant.file).read_text(), mutant))

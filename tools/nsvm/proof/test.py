@@ -4,7 +4,7 @@
 short: what that does with each other base: patches apply, base and series build, PAT tests
 with npt=1 and npt=0.  Each item is one line: "ok", "not ok" or "SKIP", what it is, and what
 was seen.  What PAT tests must say of a kernel is in patches/<base>/cases, see expected.py.
-The parts that are programs of their own are started as such, and read by their KTAP.  Two
+The parts that are programs of their own are started as such, and read by their KTAP.  JOBS=
 parts run at a time.
 
 Results: build/<base>/results/{test,short}.ktap, logs/test-*.log; "tested", for send.  The
@@ -34,6 +34,7 @@ from proof import expected, vmruns
 from source import debian, export, tree
 
 Items = list[Item]
+Chain = list[tuple[str, Callable[[], Items]]]	# titles, and what gives their items, in this order
 MUTANTS = '8'		# of the sample
 FUZZ = '60'		# seconds
 
@@ -185,7 +186,7 @@ def neighbours(base: Base, two: list[Kernel], boots: list[Boot], npt: int, tests
         if t == 'state_test' and (was != ['ok'] or now != ['ok']):
             # The emulator loses AVX state about once in 200 runs: once more
             again = ', second try'
-            was, now = (verdicts(boot.run(k, f'again-{k.label}', [t], base=base, npt=npt), t) for k in two)
+            was, now = (verdicts(boot.run(k, f'again-{k.label}-npt{npt}', [t], base=base, npt=npt), t) for k in two)
         same = was == now and bool(now)
         short = f'the same {len(now)} verdicts' if len(now) > 1 else now[0] if now else ''
         items.append(item(same, f'neighbour {t}, npt={npt}', f'{short} on both{again}' if same else
@@ -251,43 +252,46 @@ def step(base: Base, n: int) -> Items:
     return [*items, *as_expected(name, b, base, n), *watched(f'what only the view sees after patch {n}', b, base, n)]
 
 
-# ---- in this order ----
+# ---- what of it is at a time ----
 
-def groups(base: Base, two: list[Kernel], tests: list[str]) -> tuple[list, list]:
-    """Two lists of (title, what gives its items): they run side by side"""
-    own = base.own_test()
-    machine = [('Emulated machine, npt=1', lambda: two_kernels(base, two, 1, tests)),
-               ('Emulated machine, npt=0', lambda: two_kernels(base, two, 0, tests)),
-               ('Two CPUs', lambda: smp(base, two[1])),
-               ('The checker itself: a log that is right, spoilt', lambda: checker(base)),
-               ('Each patch builds (W=1, KVM_WERROR) and boots in its turn',
-                lambda: [i for n in range(1, len(base.series()) + 1) for i in step(base, n)])]
-    files = [('Series', lambda: series_items(base)), ('Style (checkpatch; Signed-off-by is the sender\'s)', lambda: style(base)),
-             ('make check: the mails, user-space ABI, the selftest', lambda: program(base, 'check', 'fast')),
-             ('The way to the list (nothing is mailed)', lambda: tap(place.lab / 't/mail.t'))]
-    if own:
-        return machine, files	# the rest is about another ABI, or about the lab
-    machine += [('Bochs, a CPU that obeys g_pat', lambda: on_bochs(base, two)),
-                ('Benchmark', lambda: program(base, 'bench', 'repeat', 'vmrun')),
-                ('Each short sequence of operations, against the model', lambda: program(base, 'model', 'test')),
+def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
+    """A chain is for what uses the same files or directories, or what was kept before: another base's build/,
+    build/<base>/check, build/roots; all else is in any order.  What takes long is early"""
+    same = 'does what the model does'
+    models = [(f'Another KVM {same}: {what}', lambda what=what, more=more: program(
+        base, 'model', what, *more, result=base.results / f'model-{what}.ktap', skip=f'{what} {same}'))
+        for what, more in (('mainline', []), ('mainline-series', ['RANDOM=8']))]
+    own_tests = {f.name: (f'The lab\'s own tests: {f.name}', lambda f=f: tap(f))
+                 for f in sorted((place.lab / 't').glob('*.t'))}
+    checks = [('Series', lambda: series_items(base)),
+              ('make check: the mails, user-space ABI, the selftest', lambda: program(base, 'check', 'fast'))]
+    first = [('Emulated machine, npt=1', lambda: two_kernels(base, two, 1, tests)),
+             ('The checker itself: a log that is right, spoilt', lambda: checker(base))]
+    steps = ('Each patch builds (W=1, KVM_WERROR) and boots in its turn',
+             lambda: [i for n in range(1, len(base.series()) + 1) for i in step(base, n)])
+    short = [('Emulated machine, npt=0', lambda: two_kernels(base, two, 0, tests)),
+             ('Two CPUs', lambda: smp(base, two[1])),
+             ('Style (checkpatch; Signed-off-by is the sender\'s)', lambda: style(base))]
+    if base.own_test():
+        # The rest is about another ABI, or about the lab
+        return [first, [steps], checks, *([part] for part in (*short, own_tests['mail.t']))]
+    ports = [name for name in bases.names() if base.is_default() and not base.linux and name != base.name]
+    ports.sort(key=lambda port: not Base(port).key('source'))		# with that it is a whole kernel
+    others = [(port, lambda port=port: other(port)) for port in ports]
+    return [first, *([part] for part in others if not Base(part[0]).own_test()),
+            [('Checkpoints between kernels', lambda: program(base, 'migrate', 'run')), *models,
+             *(part for part in others if Base(part[0]).own_test())],
+            [*checks, own_tests.pop('checks.t')], [steps],
+            [('Bochs, a CPU that obeys g_pat', lambda: on_bochs(base, two)),
+             ('Memory types, on Bochs', lambda: program(base, 'types', 'mutants', skip='memory types'))],
+            *([part] for part in (
                 ('Kernels broken on purpose', lambda: program(base, 'mutants', 'sample', MUTANTS)),
+                ('Each short sequence of operations, against the model', lambda: program(base, 'model', 'test')),
                 ('A minute of hostile input, a race (make fuzz has a debug kernel for it)',
-                 lambda: program(base, 'fuzz', 'run', FUZZ, '1', 'plain'))]
-    files += [('Files, and unit tests of the lab', check_files),
-              *((f'The lab\'s own tests: {f.name}', lambda f=f: tap(f)) for f in sorted((place.lab / 't').glob('*.t')) if f.name != 'mail.t'),
-              ('Memory types, on Bochs', lambda: program(base, 'types', 'mutants', skip='memory types')),
-              ('The Debian package', lambda: program(base, 'deb', 'check', skip='the Debian package')),
-              ('Checkpoints between kernels', lambda: program(base, 'migrate', 'run')),
-              ('QEMU: the patches, if its source is here', lambda: program(base, 'carry', 'patches')),
-              *((f'Another KVM does what the model does: {what}', lambda what=what, more=more: program(
-                  base, 'model', what, *more, result=base.results / f'model-{what}.ktap', skip=f'{what} does what the model does'))
-                for what, more in (('mainline', []), ('mainline-series', ['RANDOM=8'])))]
-    if base.is_default() and not base.linux:
-        for port in bases.names():
-            if port != base.name:
-                files.append((port, lambda port=port: other(port)))
-        files.append(('Ports', lambda: program(base, 'ports')))
-    return machine, files
+                 lambda: program(base, 'fuzz', 'run', FUZZ, '1', 'plain')),
+                ('The Debian package', lambda: program(base, 'deb', 'check', skip='the Debian package')),
+                *own_tests.values(), ('Benchmark', lambda: program(base, 'bench', 'repeat', 'vmrun')), *short,
+                ('Files, and unit tests of the lab', check_files)))]
 
 
 def other(name: str) -> Items:
@@ -303,11 +307,12 @@ def other(name: str) -> Items:
     return [Item(i.verdict, f'{name}: {i.name}', i.detail) for i in ktap.read(result)]
 
 
-def run_groups(report: Report, *lanes: list) -> None:
+def run_groups(report: Report, chains: list[Chain]) -> None:
+    """From one queue; a part has two machines at a time"""
     printing = threading.Lock()
 
-    def lane(groups: list) -> None:
-        for title, fn in groups:
+    def run(chain: Chain) -> None:
+        for title, fn in chain:
             begin = time.monotonic()
             try:
                 items = fn()
@@ -316,7 +321,7 @@ def run_groups(report: Report, *lanes: list) -> None:
             with printing:
                 report.group(f'{title} ({elapsed(begin)})')
                 report.add(items)
-    jobs.together(*(lambda g=g: lane(g) for g in lanes))
+    list(jobs.each(run, chains, jobs.workers(2)))
 
 
 def record_tested(base: Base, report: Report, content: str, made_with: dict[str, str]) -> None:
@@ -347,10 +352,12 @@ def main(args: list[str]) -> int:
         made_with = versions.write(base, qemu.find().binary, [two[0].image, *two[1].modules])
         say('VERSIONS', versions.short(made_with))
         if short:
-            run_groups(report, [('Series', lambda: series_items(base)), *((f'npt={npt}', lambda npt=npt: two_kernels(base, two, npt, []))
-                                                                          for npt in (1, 0))])
+            run_groups(report, [[('Series', lambda: series_items(base)), *(
+                (f'npt={npt}', lambda npt=npt: two_kernels(base, two, npt, [])) for npt in (1, 0))]])
         else:
-            run_groups(report, *groups(base, two, tests))
+            run_groups(report, groups(base, two, tests))
+            if base.is_default() and not base.linux:
+                run_groups(report, [[('Ports', lambda: program(base, 'ports'))]])	# looks at all of them
             record_tested(base, report, content, made_with)
     except Fatal as e:
         # What the rest cannot do without

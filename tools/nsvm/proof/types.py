@@ -121,7 +121,7 @@ def broken(base: Base) -> Iterator[tuple[str, Kernel]]:
         what = BROKEN.get(m.code, {}).get(m.what)
         if what:
             label = f'types-{m.name.partition(":")[2]}'
-            yield what, kernels.tree_kernel(base, mutate.tree(base, m, 0), '-types', label, werror=False)
+            yield what, kernels.tree_kernel(base, mutate.tree(base, m, '-types'), '-types', label, werror=False)
 
 
 def on_bochs(base: Base, all: dict[str, Kernel]) -> tuple[dict[str, list[Part]], dict[str, str]]:

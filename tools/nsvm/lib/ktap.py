@@ -127,43 +127,54 @@ def readable(name: str) -> str:
     return name.replace('_', ' ').replace('.', ': ')
 
 
-def table(base: list[Case], series: list[Case]) -> tuple[str, bool]:
-    """What changed, for people; and whether no case of the series is "not ok" and some are ok"""
+@dataclass
+class Row:
+    """A case on both kernels"""
+    test: str
+    case: str
+    base: str		# verdict, '' if it was not run
+    series: Case
+
+
+def rows(base: list[Case], series: list[Case]) -> list[Row]:
+    """Each case, and each test that has none, or that failed after its cases had passed"""
     was = {(c.test, c.case): c.verdict for c in base}
-    order = list(dict.fromkeys([*was, *((c.test, c.case) for c in series)]))
     now = {(c.test, c.case): c for c in series}
+    order = list(dict.fromkeys([*was, *now]))
     with_cases = {test for test, case in order if case}
-    rows: list[tuple[str, str, str, str]] = []
-    count = {'ok': 0, 'not ok': 0, 'skip': 0}
-    fixed = held = broken = 0
-    last = ''
-    for test, case in order:
-        c = now.get((test, case), Case(test, case, 'not ok', 'was not run'))
-        before = was.get((test, case), '(none)')
-        if not case and test in with_cases:
-            # Its cases say it, unless it failed after they had passed
-            if c.verdict == 'not ok' and not any(d.verdict == 'not ok' for d in series if d.test == test and d.case):
-                rows.append((f'({test})', before, c.verdict, c.reason))
-                count['not ok'] += 1
-            continue
-        if case and test != last:
-            rows.append((test, '', '', ''))
-            last = test
-        rows.append((f'  {readable(case)}' if case else test, before, c.verdict, '' if c.verdict == 'ok' else c.reason))
-        count[c.verdict] += 1
-        fixed += c.verdict == 'ok' and before == 'not ok'
-        held += c.verdict == 'ok' and before == 'ok'
-        broken += c.verdict == 'not ok' and before == 'ok'
-    wide = max([24, *(len(row[0]) for row in rows)])
-    word = {'skip': 'SKIP'}
+    found = [Row(*key, was.get(key, ''), now.get(key, Case(*key, 'not ok', 'was not run'))) for key in order]
+    failed = {r.test for r in found if r.case and r.series.verdict == 'not ok'}
+    return [r for r in found
+            if r.case or r.test not in with_cases or r.series.verdict == 'not ok' and r.test not in failed]
+
+
+def count(found: list[Row]) -> dict[str, int]:
+    """Verdicts on the series; fixed, held and broken are of those that were run on the base"""
+    pairs = {'fixed': ('not ok', 'ok'), 'held': ('ok', 'ok'), 'broken': ('ok', 'not ok')}
+    return {verdict: sum(r.series.verdict == verdict for r in found) for verdict in ('ok', 'not ok', 'skip')} | \
+        {name: sum((r.base, r.series.verdict) == pair for r in found) for name, pair in pairs.items()}
+
+
+def table(found: list[Row]) -> tuple[str, bool]:
+    """What changed, for people; and whether no case of the series is "not ok" and some are ok"""
+    told: list[tuple[str, str, str, str]] = []
+    with_cases, last = {r.test for r in found if r.case}, ''
+    for r in found:
+        if r.case and r.test != last:
+            told.append((r.test, '', '', ''))
+            last = r.test
+        name = f'  {readable(r.case)}' if r.case else f'({r.test})' if r.test in with_cases else r.test
+        told.append((name, r.base or '(none)', r.series.verdict, '' if r.series.verdict == 'ok' else r.series.reason))
+    wide = max([24, *(len(row[0]) for row in told)])
+    word, n = {'skip': 'SKIP'}, count(found)
     out = ['', f'  {"case":<{wide}}  base     series', '  ' + '-' * (wide + 18)]
-    out += [f'  {a:<{wide}}  {word.get(b, b):<7}  {word.get(c, c):<7}  {d}'.rstrip() for a, b, c, d in rows]
-    out += ['', f'  on the series: {count["ok"]} ok, {count["not ok"]} not ok, {count["skip"]} skipped']
-    if fixed or held:
-        out.append(f'  {fixed} cases were wrong before and are right after, {held} hold before and after')
-    if broken:
-        out.append(f'  {broken} cases were right before and are wrong after')
-    return '\n'.join(out), count['ok'] > 0 and not count['not ok']
+    out += [f'  {a:<{wide}}  {word.get(b, b):<7}  {word.get(c, c):<7}  {d}'.rstrip() for a, b, c, d in told]
+    out += ['', f'  on the series: {n["ok"]} ok, {n["not ok"]} not ok, {n["skip"]} skipped']
+    if n['fixed'] or n['held']:
+        out.append(f'  {n["fixed"]} cases were wrong before and are right after, {n["held"]} hold before and after')
+    if n['broken']:
+        out.append(f'  {n["broken"]} cases were right before and are wrong after')
+    return '\n'.join(out), n['ok'] > 0 and not n['not ok']
 
 
 # ---- programs of the lab ----

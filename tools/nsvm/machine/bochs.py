@@ -31,13 +31,14 @@ SUITE = 'trixie'	# bookworm's is too old, sid's panics in the guest's clock code
 PACKAGES = ['bochs', 'bochs-term', 'bochsbios', 'vgabios', 'xorriso', 'isolinux', 'syslinux-common', 'base-files', 'dash']
 APPEND = 'console=ttyS0,115200 panic=-1 reboot=t nokaslr no5lvl mitigations=off loglevel=7 tsc=reliable'
 SLOWER = 3		# than QEMU, for time limits
+CPU, MEMORY = 'ryzen', 512
 CONFIG = '''\
 config_interface: textconfig
 display_library: rfb, options="timeout=0"
 romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/vgabios/vgabios.bin
-megs: 512
-cpu: model=ryzen, count=1, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs=1
+megs: {memory}
+cpu: model={cpu}, count=1, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs=1
 clock: sync=none
 ata0-master: type=cdrom, path={tmp}/cd.iso, status=inserted
 boot: cdrom
@@ -123,7 +124,8 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, others: dic
             files[-1].symlink_to(other.dir / 'modules/kvm-amd.ko')
         names = [t for t in tests if not t.startswith('load:')]
         make_cd(root, kernel, tmp, boot.make_job(kernel, base.b / 'selftests', names, files, variables))
-        put(tmp / 'bochsrc', CONFIG.format(tmp=tmp, console=result.console, log=result.log, said=said, magic=int(trace)))
+        put(tmp / 'bochsrc', CONFIG.format(tmp=tmp, cpu=CPU, memory=MEMORY, console=result.console, log=result.log,
+                                         said=said, magic=int(trace)))
         put(tmp / 'rc', 'c\n' + 'trace-mem on\nc\ntrace-mem off\nc\n' * 10000)
         debugger = ['-debugger', '-rc', tmp / 'rc'] if trace else []
         p = jobs.start([*debian.inside(root), 'bochs', '-q', *debugger, '-f', tmp / 'bochsrc'],

@@ -9,8 +9,8 @@ stand.  The series always runs.  Of each the tests are in two machines side by s
 where there are two CPUs.  Where there is no series, nor edits in src, the base alone runs
 the tests of its own tree, and nothing is judged but that it works at all.
 
-Results: build/<base>/results/{base,series}.log, .console, .vmrun; run.ktap, view.txt,
-versions.txt; base.id: what the results of the base depend on.  Of Bochs bochs-run.ktap, and so on.
+Results: build/<base>/results/{base,series}.log, .console, .vmrun; run.ktap and what report.py makes
+of it, view.txt, versions.txt; base.id: what the results of the base depend on.  Of Bochs bochs-run.ktap, and so on.
 Exit status: 0 if no case is "not ok" on the series, its VMRUNs are right, and both
 kernels behaved.
 """
@@ -28,7 +28,7 @@ from lib.ktap import Case
 from lib.say import Fatal, begun, elapsed, say
 from lib.settings import place, rel, settings
 from machine import bochs, boot, qemu
-from proof import vmruns
+from proof import report, vmruns
 from source import tree
 
 MACHINE = ('init', 'boot.py', 'bochs.py', 'cpio.py', 'vmrun.c')
@@ -158,6 +158,14 @@ def main(args: list[str]) -> int:
     if args or settings.MACHINE not in ('qemu', 'bochs'):
         raise Fatal('usage: run, MACHINE=qemu or bochs')
     base = Base().lock()
+    on_other = settings.MACHINE == 'bochs'
+    prefix, boots = ('bochs-', on_bochs) if on_other else ('', both)
+
+    def result(name: str) -> Path:
+        return base.results / f'{prefix}{name}'
+
+    for name in report.FILES:
+        result(name).unlink(missing_ok=True)
     kernel = prepare(base)
     if base.worktree() == base.git('rev-parse', 'base^{tree}'):
         return base_alone(base, kernel)
@@ -165,11 +173,6 @@ def main(args: list[str]) -> int:
     if not tests:
         raise Fatal(f'no tests to run: no svm_nested_pat test in {rel(place.overlay)}')
     made_of = base_id(kernel, base, tests)
-    on_other = settings.MACHINE == 'bochs'
-    prefix, boots = ('bochs-', on_bochs) if on_other else ('', both)
-
-    def result(name: str) -> Path:
-        return base.results / f'{prefix}{name}'
 
     def run_base() -> None:
         if read(result('base.id')) == made_of and result('base.log').exists():
@@ -179,8 +182,6 @@ def main(args: list[str]) -> int:
         result('base.id').unlink(missing_ok=True)
         boots(base, kernel, f'{prefix}base', tests)
         put(result('base.id'), made_of)
-        check = view_of(base, f'{prefix}base')
-        put(result('base.view'), check.text() + '\n' if check else '')
 
     def run_series() -> Kernel:
         series = kernels.series_kernel(base)
@@ -194,21 +195,24 @@ def main(args: list[str]) -> int:
     say('VERSIONS', f'{versions.short(made_with)}; all: {rel(base.results)}/versions.txt')
     found = {label: cases(read(result(f'{label}.log'))) for label in ('base', 'series')}
     put(result('run.ktap'), ktap.nested(found))
-    text, good = ktap.table(found['base'], found['series'])
+    text, good = ktap.table(ktap.rows(found['base'], found['series']))
     print(text)
-    check = view_of(base, f'{prefix}series')
+    checks = {label: view_of(base, f'{prefix}{label}') for label in found}
+    check, said = checks['series'], ''
     if check:
         # On the base no error here: what a series repairs may be seen nowhere else
-        said = read(result('base.view')) + check.text() + '\n'
+        said = ''.join(f'{c.text()}\n' for c in checks.values() if c)
         put(result('view.txt'), said)
         print('\n' + ''.join(f'  {line}\n' for line in said.splitlines()), end='')
         good = good and check.ok
     elif on_other:
         refused = bochs.refused(result('series.bochs'))
-        print(f'\n  VMRUNs that the CPU refused: {refused[0][1] if refused else "none"}')
+        said = f'VMRUNs that the CPU refused: {refused[0][1] if refused else "none"}'
+        print(f'\n  {said}')
         good = good and not refused
     elif settings.VIEW == 'y':
         print('\n  VMRUNs were not watched: no QEMU for it, or no emulation')
+    report.write(base, prefix, good, found, checks, said, made_with)
     print(f'  The series {"does what it should" if good else "fails"}. {elapsed(begun)} in all; results: '
-          f'{rel(result("run.ktap"))}')
+          f'{rel(result("run.ktap"))}, {", ".join(report.FILES)}')
     return 0 if good else 1

@@ -22,6 +22,21 @@ def stories(log: Path, case: str) -> list[story.Story]:
         return story.stories(f, case)
 
 
+def told(base: Base, case: str) -> tuple[str, str]:
+    """Story and picture; the latter is '' if that is too long, or nothing happened"""
+    tests = base.src / 'tools/testing/selftests/kvm/x86' if base.own_test() else place.overlay
+    names = story.pat_names(read(tests / 'svm_nested_pat_test.c'))
+    panels, out = {}, []
+    for kernel, title in ('base', base.name), ('series', 'with the series'):
+        log = base.results / f'{kernel}.vmrun'
+        found = stories(log, case)
+        if not found:
+            raise Fatal(f'no case {case} in {rel(log)}: make view CASE=list')
+        out.append(f'{kernel}\n' + '\n\n'.join(story.text(s, names) for s in found))
+        panels[title] = next((s for s in found if s.events), found[0])
+    return '\n\n'.join(out), story.svg(panels, names)
+
+
 def show(case: str) -> None:
     base = Base()
     if case == 'list':
@@ -29,17 +44,8 @@ def show(case: str) -> None:
             if s.vmruns:
                 print(f'{s.vmruns:6} VMRUNs  {s.verdict:7} {s.test} {s.case}')
         return
-    tests = base.src / 'tools/testing/selftests/kvm/x86' if base.own_test() else place.overlay
-    names = story.pat_names(read(tests / 'svm_nested_pat_test.c'))
-    panels = {}
-    for kernel, title in ('base', base.name), ('series', 'with the series'):
-        log = base.results / f'{kernel}.vmrun'
-        found = stories(log, case)
-        if not found:
-            raise Fatal(f'no case {case} in {rel(log)}: make view CASE=list')
-        print(f'\n{kernel}\n' + '\n\n'.join(story.text(s, names) for s in found))
-        panels[title] = next((s for s in found if s.events), found[0])
-    picture = story.svg(panels, names)
+    text, picture = told(base, case)
+    print(f'\n{text}')
     if not picture:
         print('\n  no picture: too long, or nothing happened')
         return

@@ -47,7 +47,7 @@ def as_json(base: str, good: bool, found: dict[str, list[Case]], logs: dict[str,
                        for label, c in checks.items() if c},
             'said': said.splitlines(),
             'cases': [{'test': r.test, 'case': r.case, 'base': r.base or None, 'series': r.series.verdict,
-                       'reason': r.series.reason, 'vmruns': vmruns(r)} for r in rows], 'versions': versions}
+                       'reason': NO_XML.sub('?', r.series.reason), 'vmruns': vmruns(r)} for r in rows], 'versions': versions}
 
 
 def as_junit(run: dict, wrong: str) -> str:
@@ -65,7 +65,7 @@ def as_junit(run: dict, wrong: str) -> str:
             one = ET.SubElement(suite, 'testcase', classname=f'{run["base"]}.{test}', name=c['case'] or test)
             tag = {'not ok': 'failure', 'skip': 'skipped'}.get(c['series'])
             if tag:
-                ET.SubElement(one, tag, message=NO_XML.sub('?', c['reason']))
+                ET.SubElement(one, tag, message=c['reason'])
             ET.SubElement(one, 'system-out').text = f'on the base: {c["base"] or "was not run"}'
     ET.indent(suites)
     return ET.tostring(suites, encoding='unicode', xml_declaration=True) + '\n'
@@ -80,7 +80,7 @@ def as_html(run: dict, picture: str, story: str) -> str:
         if c['test'] != last:
             last = c['test']
             table.append(f'<tr><th colspan="4">{escape(last)}</th></tr>')
-        why = f'<br><small>{escape(c["reason"])}</small>' if c['reason'] else ''
+        why = f'<br/><small>{escape(c["reason"])}</small>' if c['reason'] else ''
         table.append(f'<tr><td>{escape(ktap.readable(c["case"] or c["test"]))}{why}</td>'
                      f'{verdict(c["base"])}{verdict(c["series"])}<td>{c["vmruns"].get("series", "")}</td></tr>')
     on = [('Base', run['base']), *((f'Kernel, {label}', text) for label, text in run['kernels'].items()),

@@ -85,7 +85,8 @@ def as_html(run: dict, picture: str, story: str) -> str:
                      f'{verdict(c["base"])}{verdict(c["series"])}<td>{c["vmruns"].get("series", "")}</td></tr>')
     on = [('Base', run['base']), *((f'Kernel, {label}', text) for label, text in run['kernels'].items()),
           *((f'Machine: {key}', value) for key, value in run['machine'].items()),
-          *((key.capitalize(), run['versions'].get(key, '')) for key in ('source', 'series', 'compiler')),
+          *((key.capitalize(), run['versions'].get(key, ''))
+            for key in ('source', 'series', 'kernel/modules/kvm-amd.ko', 'compiler')),
           ('Date', run['date'])]
     return string.Template(read(Path(__file__).with_name('report.html'))).substitute(
         title=f'{run["base"]}: {"passed" if run["passed"] else "failed"}', state='ok' if run['passed'] else 'not-ok',

@@ -144,7 +144,8 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = ()) -> Path:
         made = base.b / 'selftests-obj' / arch / t
         if not made.exists():
             raise Fatal(f'{t} was not built (log: {rel(base.logs)}/build-selftests.log)')
-        jobs.output(['strip', '-o', out / t, made])
+        # The same wherever it was built: a build ID is also of the directories in debug information
+        jobs.output(['strip', '-R', '.note.gnu.build-id', '-o', out / t, made])
     put(out / '.stamp', ' '.join([*dict.fromkeys([*have, *todo])]) + '\n')
     return out
 

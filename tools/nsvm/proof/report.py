@@ -83,7 +83,7 @@ def as_html(run: dict, picture: str, story: str) -> str:
         why = f'<br/><small>{escape(c["reason"])}</small>' if c['reason'] else ''
         table.append(f'<tr><td>{escape(ktap.readable(c["case"] or c["test"]))}{why}</td>'
                      f'{verdict(c["base"])}{verdict(c["series"])}<td>{c["vmruns"].get("series", "")}</td></tr>')
-    on = [('Base', run['base']), *((f'Kernel, {label}', text) for label, text in run['kernels'].items()),
+    on = [('Base', run['base']), *((f'Kernel, {label}', ' '.join(text.split()[:3])) for label, text in run['kernels'].items()),
           *((f'Machine: {key}', value) for key, value in run['machine'].items()),
           *((key.capitalize(), run['versions'].get(key, ''))
             for key in ('source', 'series', 'kernel/modules/kvm-amd.ko', 'compiler')),

@@ -83,11 +83,12 @@ def as_html(run: dict, picture: str, story: str) -> str:
         why = f'<br/><small>{escape(c["reason"])}</small>' if c['reason'] else ''
         table.append(f'<tr><td>{escape(ktap.readable(c["case"] or c["test"]))}{why}</td>'
                      f'{verdict(c["base"])}{verdict(c["series"])}<td>{c["vmruns"].get("series", "")}</td></tr>')
-    on = [('Base', run['base']), *((f'Kernel, {label}', ' '.join(text.split()[:3])) for label, text in run['kernels'].items()),
-          *((f'Machine: {key}', value) for key, value in run['machine'].items()),
-          *((key.capitalize(), run['versions'].get(key, ''))
+    on = [('base', run['base']),
+          *((f'kernel, {label}', ' '.join(text.split()[:3])) for label, text in run['kernels'].items()),
+          *((f'machine: {key}', value) for key, value in run['machine'].items()),
+          *((Path(key).name, run['versions'].get(key, ''))
             for key in ('source', 'series', 'kernel/modules/kvm-amd.ko', 'compiler')),
-          ('Date', run['date'])]
+          ('date', run['date'])]
     return string.Template(read(Path(__file__).with_name('report.html'))).substitute(
         title=f'{run["base"]}: {"passed" if run["passed"] else "failed"}', state='ok' if run['passed'] else 'not-ok',
         verdict=f'The series {"does what it should" if run["passed"] else "fails"}',

@@ -139,7 +139,7 @@ def main(args: list[str]) -> int:
             raise Fatal(f'{program} is not installed: tools/nsvm/nsvm setup deb', debian.NOT_HERE)
     base = tree.make(Base())
     deb = dkms.build(base)
-    say('DEB', f'for an AMD host with Linux {distro.info(base, "release")}; README says how to install it')
+    say('DEB', f'for an AMD host with Linux {distro.info(base, "release")}; tools/nsvm/Documentation/lab.rst says how to install it')
     if not args:
         return 0
     module.compiler(base)

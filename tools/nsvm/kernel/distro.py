@@ -172,7 +172,7 @@ def get(base: Base) -> Path:
         unusable = not shutil.which(cc) or 'not found' in jobs.output(['sh', '-c', f'ldd {" ".join(map(str, programs))} 2>&1'], check=False)
         if unusable and debian.Archive(base.key('suite')).suite:
             # Headers, and the programs in them, are for a newer release
-            root = debian.root(base.key('suite'), f'{[*base.before, base][0].name}-tools', [cc, *TOOLS])
+            root = debian.root(base.key('suite'), f'{base.key("suite")}-tools', [cc, *TOOLS])
         put(tmp / 'info', f'version {version}\nrelease {release}\nheaders {d}/root/usr/src/linux-headers-{release}\n'
                           f'compiler {cc}\nroot {root}\n')
         put(used(version), ' '.join([release, *(d.name.split('_')[0] for d in debs)]) + '\n')

@@ -101,6 +101,16 @@ def series_kernel(base: Base, debug: bool = False) -> Kernel:
     return tree_kernel(base, base.worktree(), '', 'kernel', base.b / f'kernel{flavour(debug)}', debug, quiet=False)
 
 
+def fixed_kernel(base: Base, debug: bool = False) -> Kernel:
+    """The series, and what "fixes:" in BASE names"""
+    if not base.key('fixes'):
+        return series_kernel(base, debug)
+    base.need_tree()
+    is_packaged(base, debug)
+    return tree_kernel(base, source_tree.with_fixes(base), 'fixed', 'kernel-fixed',
+                       base.b / f'kernel-fixed{flavour(debug)}', debug, quiet=False)
+
+
 def step_kernel(base: Base, n: int) -> Kernel:
     is_packaged(base)
     commits = base.commits()

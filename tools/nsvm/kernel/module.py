@@ -51,7 +51,9 @@ def write_sources(base: Base, tree: str, to: Path, modules: list[str]) -> None:
     # Only what is wanted of the modules
     kbuild = re.sub(r'^obj-.*[ \t](kvm-intel|kvm-amd|kvm)\.o$', '', kbuild, flags=re.M)
     kbuild += ''.join(f'obj-m += {m}.o\n' for m in modules)
-    files['arch/x86/kvm/Kbuild'] = f'NOSTDINC_FLAGS := -I$(src)/../../../first $(NOSTDINC_FLAGS)\n{kbuild}'.encode()
+    # The last one is where kvm.ko's trace points are found from
+    flags = '-I$(src)/../../../first $(NOSTDINC_FLAGS) -I$(src)/..'
+    files['arch/x86/kvm/Kbuild'] = f'NOSTDINC_FLAGS := {flags}\n{kbuild}'.encode()
     for name, text in files.items():
         f = to / name
         if not f.exists() or f.read_bytes() != text:

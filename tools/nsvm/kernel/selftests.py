@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from lib import jobs
-from lib.base import Base, digest, lines, put, read
+from lib.base import Base, digest, put, read
 from lib.say import Fatal, elapsed, say
 from lib.settings import place, rel, settings
 from source import tree as source_tree
@@ -32,8 +32,8 @@ def arch_dir(tree: Path) -> str:
 
 def pat_tests(base: Base) -> list[str]:
     """Known when BASE is, and that is before anything is done"""
-    if base.own_test():
-        return list(dict.fromkeys(line.split()[0] for line in lines(base.dir / 'cases') if line[:5] != 'view '))
+    if own := base.own_tests():
+        return own
     return [f.stem for f in (place.overlay / 'svm_nested_pat_test.c', *sorted(place.overlay.glob('svm_nested_pat_*_test.c')))
             if f.exists()]
 
@@ -65,7 +65,7 @@ def shadow_tree(of: Base, base: Base, shadow: Path, newer: bool) -> Path:
         (kvm / arch / f.name).unlink(missing_ok=True)
         (kvm / arch / f.name).symlink_to(f)
     # Warnings are errors in the tests that are ours
-    strict = [f.stem for f in ours if f.suffix == '.c'] + (pat_tests(of) if of.own_test() else [])
+    strict = [f.stem for f in ours if f.suffix == '.c'] + of.own_tests()
     makefile = ['include Makefile', *(f'$(OUTPUT)/{arch}/{t}.o: CFLAGS += -Werror' for t in strict)]
     if newer:
         makefile += ['LDLIBS += $(OUTPUT)/regions.o', '$(TEST_GEN_PROGS): $(OUTPUT)/regions.o',
@@ -114,7 +114,7 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = ()) -> Path:
     names = [t for t in asked if t in ours or (of.src / SELFTESTS / 'kvm' / arch / f'{t}.c').exists()]
     for t in set(wanted(base)) - set(names) - set(pat_tests(base)):
         raise Fatal(f'no test {t} in {rel(of.src)}/{SELFTESTS}/kvm/{arch}')
-    if not ours and not of.own_test():
+    if not ours and not of.own_tests():
         say('SELFTESTS', f'{rel(of.src)} has no KVM_STATE_SVM_VALID_GPAT: only its own tests are built')
     cc = 'LLVM=1' if settings.CC == 'clang' else f'CC={settings.CC}'
     tree = of.worktree()

@@ -150,6 +150,15 @@ class Base:
         changes it, is the PAT test, and the series is no port"""
         return self.key('tests') == 'own'
 
+    def fix_tests(self) -> list[str]:
+        """Of a series of fixes that are not about PAT"""
+        return self.tests_base().keys('test')
+
+    def own_tests(self) -> list[str]:
+        """Of a series that is no port"""
+        return self.fix_tests() or (list(dict.fromkeys(
+            line.split()[0] for line in lines(self.dir / 'cases') if line[:5] != 'view ')) if self.own_test() else [])
+
     def tests_base(self) -> 'Base':
         """Whose selftests run on it: its own, or as stable kernels are tested those of
         a newer one.  The series then adds no test"""

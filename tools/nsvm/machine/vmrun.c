@@ -22,6 +22,9 @@
  *			#VMEXIT for RDMSR or WRMSR of IA32_PAT
  *   A NUMBER CPU VMCB RIP RAX
  *			#VMEXIT for L1's attempt to run the vmcb12 at RAX
+ *   P NUMBER CPU VMCB NCR3 RIP GPA
+ *			#VMEXIT for a nested page fault, for the STUCK-th time since
+ *			L0 last did anything about it that the CPU noticed
  *   T TEXT		a line written to the serial port COM2: the tests' output
  *   E NUMBER end|limit|unreadable
  *			the end; or LINES lines were written; or there was no
@@ -42,6 +45,7 @@ enum vmcb {
 	VMCB_ASID		= 0x058,
 	VMCB_EXITCODE		= 0x070,
 	VMCB_EXITINFO1		= 0x078,	/* of EXIT_MSR: 0 RDMSR, 1 WRMSR */
+	VMCB_EXITINFO2		= 0x080,	/* of EXIT_NPF: the address */
 	VMCB_NP_ENABLE		= 0x090,
 	VMCB_NCR3		= 0x0b0,
 	VMCB_CLEAN		= 0x0c0,
@@ -54,6 +58,7 @@ enum vmcb {
 
 #define EXIT_MSR		0x7c
 #define EXIT_VMRUN		0x80
+#define EXIT_NPF		0x400
 #define MSR_IA32_PAT		0x277
 #define COM2			0x2f8
 #define DIRECT_MAP		0xffff888000000000ull	/* Linux's */
@@ -66,6 +71,7 @@ static const unsigned char op_outb[] = { 0xee };	/* out %al, (%dx) */
 
 #define MAX_CPUS		64
 #define MAX_VMRUNS		64
+#define STUCK			16	/* the same nested page fault, without progress */
 
 enum { RAX, RCX, RDX, NR_REGS };
 static const char * const reg_names[NR_REGS] = { "rax", "rcx", "rdx" };
@@ -77,6 +83,10 @@ static struct cpu {
 	__u64 vmcb;		/* of the last VMRUN, zero outside guest mode */
 	__u64 resume;		/* where #VMEXIT goes */
 	__u64 vmload;		/* VMCB of the last VMLOAD */
+	struct npf {
+		__u64 vmcb, ncr3, rip, gpa, error;
+	} npf;			/* the last nested page fault */
+	int nr_npf;		/* how often, in a row */
 } cpus[MAX_CPUS];
 
 /* Protects all below, and is what puts the events of all CPUs in an order. */
@@ -151,6 +161,24 @@ static void on_vmload(unsigned int cpu, void *unused)
 		c->vmload = get_reg(c, RAX);
 }
 
+/* #VMEXIT of @pa, which has been read */
+static void on_npf(struct cpu *c, unsigned int cpu, __u64 pa)
+{
+	struct npf now = {
+		.vmcb = pa,
+		.ncr3 = bytes_at(c, VMCB_NCR3, 8),
+		.rip = bytes_at(c, VMCB_RIP, 8),
+		.gpa = bytes_at(c, VMCB_EXITINFO2, 8),
+		.error = bytes_at(c, VMCB_EXITINFO1, 8),
+	};
+
+	c->nr_npf = memcmp(&now, &c->npf, sizeof(now)) ? 1 : c->nr_npf + 1;
+	c->npf = now;
+	if (c->nr_npf == STUCK)
+		record("P %llu %u %llx %llx %llx %llx\n", c->number, cpu, pa, now.ncr3,
+		       now.rip, now.gpa);
+}
+
 static void on_vmrun(unsigned int cpu, void *next)
 {
 	struct cpu *c = &cpus[cpu];
@@ -174,6 +202,9 @@ static void on_vmrun(unsigned int cpu, void *next)
 	       bytes_at(c, VMCB_NP_ENABLE, 1) & 1, bytes_at(c, VMCB_NCR3, 8),
 	       bytes_at(c, VMCB_ASID, 4), bytes_at(c, VMCB_RIP, 8), edx_eax(c, rdx),
 	       c->vmload, hpat, bytes_at(c, VMCB_CR3, 8));
+	/* Emulated, or an exception of the guest */
+	if (bytes_at(c, VMCB_RIP, 8) != c->npf.rip)
+		c->nr_npf = 0;
 	pthread_mutex_unlock(&lock);
 }
 
@@ -199,6 +230,8 @@ static void on_resume(unsigned int cpu, void *addr)
 		record("M %llu %u %llx %c %llx %016llx\n", c->number, cpu, pa,
 		       bytes_at(c, VMCB_EXITINFO1, 8) ? 'w' : 'r',
 		       bytes_at(c, VMCB_RIP, 8), edx_eax(c, rdx));
+	else if (code == EXIT_NPF)
+		on_npf(c, cpu, pa);
 	else if (code == EXIT_VMRUN)
 		record("A %llu %u %llx %llx %llx\n", c->number, cpu, pa,
 		       bytes_at(c, VMCB_RIP, 8), bytes_at(c, VMCB_RAX, 8));

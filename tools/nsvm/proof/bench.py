@@ -103,7 +103,7 @@ def subjects(base: Base) -> list[Subject]:
     wanted = settings.given.get('KERNELS', '').split()
     found = own(base, wanted)
     if base.is_default() and not base.linux:
-        rest = sorted((b for b in map(Base, names()) if b.name != base.name and not b.before), key=Base.own_test)
+        rest = sorted((b for b in map(Base, names()) if b.name != base.name and not b.before and not b.fix_tests()), key=Base.own_test)
         found += [s for other in rest for s in others(base, other, wanted)]
     if not found:
         raise Fatal(f'KERNELS={" ".join(wanted)}: there is no such kernel')
@@ -306,7 +306,7 @@ def main(args: list[str]) -> int:
     if not (args[:1] == ['run'] and set(args[1:]) <= set(parts) or args[:1] == ['repeat'] and len(args) <= 2):
         raise Fatal('usage: bench run [kernel|time]... | bench repeat [ROW]')
     base = Base().lock()
-    if base.own_test():
+    if base.own_tests():
         raise Fatal(f'the benchmark is for the ABI of this series, not for that of {base.name}')
     tree.make(base)
     qemu.ensure()

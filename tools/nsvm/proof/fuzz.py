@@ -115,7 +115,7 @@ def main(args: list[str]) -> int:
         raise Fatal('TIME=0: how many seconds?')
     base = Base()
     run.prepare(base)
-    kernel = kernels.series_kernel(base, debug=not plain)
+    kernel = kernels.fixed_kernel(base, debug=not plain)
     selftests.build(base, [FUZZ, RACE])
     if what == 'run':
         return fuzz(base, kernel, plain, first, second)

@@ -272,15 +272,16 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
     short = [('Emulated machine, npt=0', lambda: two_kernels(base, two, 0, tests)),
              ('Two CPUs', lambda: smp(base, two[1])),
              ('Style (checkpatch; Signed-off-by is the sender\'s)', lambda: style(base))]
-    if base.own_test():
+    if base.own_tests():
         # The rest is about another ABI, or about the lab
         return [first, [steps], checks, *([part] for part in (*short, own_tests['mail.t']))]
     ports = [name for name in bases.names() if base.is_default() and not base.linux and name != base.name]
     ports.sort(key=lambda port: not Base(port).key('source'))		# with that it is a whole kernel
-    others = [(port, lambda port=port: other(port)) for port in ports]
-    return [first, *([part] for part in others if not Base(part[0]).own_test()),
+    alone = [port for port in ports if Base(port).key('source') or not Base(port).key('suite') and not Base(port).fix_tests()]
+    others = {port: (port, lambda port=port: other(port)) for port in ports}
+    return [first, *([others[port]] for port in alone),
             [('Checkpoints between kernels', lambda: program(base, 'migrate', 'run')), *models,
-             *(part for part in others if Base(part[0]).own_test())],
+             *(part for port, part in others.items() if port not in alone)],
             [*checks, own_tests.pop('checks.t')], [steps],
             [('Bochs, a CPU that obeys g_pat', lambda: on_bochs(base, two)),
              ('Memory types, on Bochs', lambda: program(base, 'types', 'mutants', skip='memory types'))],
@@ -289,6 +290,7 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
                 ('Each short sequence of operations, against the model', lambda: program(base, 'model', 'test')),
                 ('A minute of hostile input, a race (make fuzz has a debug kernel for it)',
                  lambda: program(base, 'fuzz', 'run', FUZZ, '1', 'plain')),
+                ('QEMU: the patches, if its source is here', lambda: program(base, 'carry', 'patches')),
                 ('The Debian package', lambda: program(base, 'deb', 'check', skip='the Debian package')),
                 *own_tests.values(), ('Benchmark', lambda: program(base, 'bench', 'repeat', 'vmrun')), *short,
                 ('Files, and unit tests of the lab', check_files)))]

@@ -13,6 +13,10 @@ clean    If g_pat, NP_ENABLE or nCR3 is not what this CPU last saw in this VMCB,
 cr3      Without NP_ENABLE, CR3 is of L0's making, and L0 alone changes it: if it is
          not what this CPU last saw in this VMCB, VMCB_CR is clear.
 valid    Each g_pat with NP_ENABLE is a valid PAT: a CPU refuses any other.
+repair   What L0 does about a nested page fault is seen by the CPU: no guest has the same
+         one STUCK times in a row, see vmrun.c.  If so, L0 repairs other tables than those
+         at the nCR3 that it has put into the VMCB.  (That an nCR3 changes, or does not,
+         says nothing: L0 may keep the tables of L1 while L2 has others, or share them.)
 npt=0    A VMCB without NP_ENABLE has no g_pat: all have the same value.
 
 And a figure, economy, that is no verdict: how many VMRUNs had VMCB_NPT dirty although
@@ -98,6 +102,8 @@ class Check:
                 self.accesses += 1
                 vcpu, g_pat, n = self.cpu.get(cpu, ('', '', ''))
                 self.access[vcpu] = Access(vmcb, what, rip, value, g_pat, n)
+            case ['P', n, _, vmcb, ncr3, rip, gpa]:
+                self.error(n, f'the page fault for {gpa} at RIP {rip} is not repaired at nCR3 {ncr3} of VMCB {vmcb}')
             case ['T', '#', 'nsvm:', 'begin', test, *_]:
                 self.test = test
                 self.begin(test)
@@ -230,6 +236,7 @@ SPOILT = [
     ('write of L2 lost', r'^(M .* w .*) \S+$', r'\1 0606060606060606', 'but WRMSR wrote'),
     ('g_pat that is no valid PAT', V, r'V \1 \2 \3 0007040600070402 0 \6 \7 \8 \9', 'no valid PAT'),
     ('g_pat written without NPT', V, r'V \1 \2 \3 \4 0 0 \7 \8 \9', 'NPT is off'),
+    ('page fault that is not repaired', r'^E ', r'P 1 0 1000 2000 3000 4000\nE ', 'is not repaired at nCR3'),
     ('log cut off', r'^E .*', '', 'no end'),
     ('log at its limit', r'^(E .*) end', r'\1 limit', 'limit'),
     ('no access of IA32_PAT', r'^M .*', '', 'no access'),

@@ -78,7 +78,7 @@ def main(args: list[str]) -> int:
     tree.make(first)
     report = ktap.Report(first.results / 'ports.ktap')
     for port in others:
-        if not port.series() or port.own_test():
+        if not port.series() or port.own_tests():
             say('PORTS', f'{port.name} has {"a series of its own, no port" if port.series() else "no series yet"}')
             continue
         try:

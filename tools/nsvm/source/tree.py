@@ -226,9 +226,9 @@ def patches(*bases: Base) -> list[Path]:
     return [b.dir / p for b in bases for p in b.series()]
 
 
-def apply_in(base: Base, repo: Path, todo: list[Path], onto: str = 'base') -> str:
-    """git am of the patches on tag base of a repository, in an empty worktree: am takes
-    from the index what it needs, and nothing else is touched.  The last commit"""
+def apply_in(base: Base, repo: Path, todo: list[Path], onto: str = 'base', *options: str) -> str:
+    """git am of the patches on tag base of a repository, or a commit, in an empty worktree:
+    am takes from the index what it needs, and nothing else is touched.  The last commit"""
     am, log = base.b / 'am.tmp', base.logs / 'am.log'
     try:
         shutil.rmtree(am, ignore_errors=True)
@@ -240,7 +240,7 @@ def apply_in(base: Base, repo: Path, todo: list[Path], onto: str = 'base') -> st
             p, patch = file.name, str(file)
             if not file.exists():
                 raise Fatal(f'series names {p}, but there is no such file in {rel(file.parent)}')
-            if git_ok(am, 'am', '-q', '--committer-date-is-author-date', patch, log=log):
+            if git_ok(am, 'am', '-q', *options, '--committer-date-is-author-date', patch, log=log):
                 continue
             where = re.search(r'^error: (?:patch failed: )?(.*?:\d+$|.*(?=: does not (?:exist in|match) index))', read(log), re.M)
             already = git_ok(am, 'apply', '--cached', '--reverse', '--check', patch)
@@ -269,6 +269,12 @@ def precede(base: Base) -> None:
     for mark, text in (('root', f'{root}\n'), ('base', f'{commit}\n'), ('before', before)):
         put(base.src / f'.git/nsvm-{mark}', text)
     say('TREE', f'tag base is after {names}')
+
+
+def with_fixes(base: Base) -> str:
+    """What is in src now, edits included, and the patches of the base that "fixes:" names"""
+    now = base.git('commit-tree', '-p', 'HEAD', '-m', 'now', base.worktree())
+    return apply_in(base, base.src, patches(Base(base.key('fixes'))), now, '-C1')	# what is around a change may differ
 
 
 def make_series(base: Base) -> Base:

@@ -59,10 +59,11 @@ class Test(unittest.TestCase):
 
     def test_spoilt(self) -> None:
         results = vmruns.selftest(LOG.splitlines())
-        self.assertEqual([verdict for verdict, _, _ in results], ['ok'] * 11)
+        self.assertEqual([verdict for verdict, _, _ in results], ['ok'] * 12)
         self.assertEqual([detail.partition(':')[0] for _, _, detail in results], [
-            'VMRUN 5', 'VMRUN 7', 'VMRUN 2', 'VMRUN 4', 'VMRUN 5', 'VMRUN 1', 'VMRUN 3', 'the log has no end',
-            'the log has reached its limit', 'no access of IA32_PAT was compared', 'no VMRUN was seen'])
+            'VMRUN 5', 'VMRUN 7', 'VMRUN 2', 'VMRUN 4', 'VMRUN 5', 'VMRUN 1', 'VMRUN 3', 'VMRUN 1',
+            'the log has no end', 'the log has reached its limit', 'no access of IA32_PAT was compared',
+            'no VMRUN was seen'])
         no_write = vmruns.selftest(LOG.replace(' w ', ' r ').splitlines())
         self.assertEqual([name for verdict, name, _ in no_write if verdict != 'ok'], ['write of L2 lost'])
 

@@ -134,7 +134,7 @@ static bool verbose, finished;
 
 /* Shared with the process that a round is */
 static struct {
-	uint64_t calls, sets, accepted, failed, runs, guest_ops, rounds, dead, late;
+	uint64_t calls, sets, accepted, failed, runs, guest_ops, rounds, dead;
 } *count;
 
 /* ---- What went wrong, where ---- */
@@ -437,7 +437,7 @@ static int attempt(unsigned long cmd, void *arg)
 	if (full)
 		get_rest(&before);
 	ret = call(cmd, arg);
-	if (full && ret < 0 && !(cmd == KVM_SET_NESTED_STATE && before.sregs.cr3 >> vm->pa_bits)) {
+	if (full && ret < 0) {
 		get_rest(&after);
 		CHECK(!memcmp(&before.sregs, &after.sregs, sizeof(before.sregs)),
 		      "a call failed and changed sregs");
@@ -587,20 +587,6 @@ static void mutate_save(struct vmcb_save_area *save)
 	 * an SMI, with or without the series.
 	 */
 	save->rflags &= ~RFLAGS_TF;
-
-	/*
-	 * With an L1 in PAE mode KVM may go on with the root of the nested page
-	 * tables that it has for a 64-bit L1, and looks for another one that it
-	 * never made: a null pointer, with or without the series.
-	 */
-	if (save->cr4 & X86_CR4_PAE)
-		save->efer |= EFER_LMA;
-	else
-		/*
-		 * LMA without PAE is a KVM_BUG_ON(), with or without the series; for
-		 * LME see step_run_wild().
-		 */
-		save->efer &= ~(uint64_t)(EFER_LMA | EFER_LME);
 }
 
 /* State that was set must come back. */
@@ -669,25 +655,6 @@ static void tame_vmcb_pa(__u64 *pa)
 		*pa = spare_gpa;
 }
 
-/*
- * The one way in which KVM_SET_NESTED_STATE fails and changes state, with or
- * without the series: KVM_SET_SREGS accepts any CR3 outside of long mode, and
- * KVM comes to look at it only when all is done.
- */
-static bool late_failure(void)
-{
-	static union blob now;
-	struct kvm_sregs sregs;
-
-	call(KVM_GET_SREGS, &sregs);
-	if (!(sregs.cr3 >> vm->pa_bits))
-		return false;
-
-	get_blob(&now);
-
-	return memcmp(&now, &last, sizeof(now));
-}
-
 static void step_set_nested(void)
 {
 	static union blob blob;
@@ -737,13 +704,6 @@ static void step_set_nested(void)
 	ret = attempt(KVM_SET_NESTED_STATE, arg);
 	if (verbose)
 		printf("#    = %d\n", ret);
-	if (ret == -EINVAL && blob_has_l2(&blob) && late_failure()) {
-		count->late++;
-		model.sane = 0;
-		set_model_gpat(&blob);
-		observe(CHANGED);
-		return;
-	}
 	if (ret < 0) {
 		changed(ret);
 		return;
@@ -861,7 +821,7 @@ static void step_set_events(void)
 
 	call(KVM_GET_VCPU_EVENTS, &events);
 	smm = events.smi.smm;
-	events.flags &= ~KVM_VCPUEVENT_VALID_TRIPLE_FAULT;	/* needs a capability */
+	events.flags &= ~KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
 	switch (rnd(8)) {
 	case 0:
 	case 1:
@@ -1014,23 +974,14 @@ static void step_run_sync_regs(void)
 	observe(CHANGED);
 }
 
-static void step_run_wild(void)
+/* Of a guest that may run wild nothing is known but hPAT and what is saved. */
+static void run_until_timer(void)
 {
 	static const struct timespec no_time;
 	struct itimerval timer = { .it_value.tv_usec = RUN_LIMIT_US };
-	struct kvm_sregs sregs;
 	sigset_t alarm;
 	int ret;
 
-	/*
-	 * From a guest that has set LME, but not PAE, QEMU's CPU does not come back
-	 * to the host's CR0, with or without the series: the machine hangs.
-	 */
-	call(KVM_GET_SREGS, &sregs);
-	if ((sregs.efer & EFER_LME) && !(sregs.cr4 & X86_CR4_PAE))
-		return;
-
-	note("RUN");
 	count->runs++;
 	setitimer(ITIMER_REAL, &timer, NULL);
 	ret = call(KVM_RUN, NULL);
@@ -1042,8 +993,24 @@ static void step_run_wild(void)
 	if (verbose)
 		printf("#    = %d, exit %u\n", ret, vcpu->run->exit_reason);
 	model.sane = 0;
-	model.spoilt = true;
 	observe(RAN_GUEST);
+}
+
+static void step_run_wild(void)
+{
+	struct kvm_sregs sregs;
+
+	/*
+	 * From a guest that has set LME, but not PAE, QEMU's CPU does not come back
+	 * to the host's CR0, with or without the series: the machine hangs.
+	 */
+	call(KVM_GET_SREGS, &sregs);
+	if ((sregs.efer & EFER_LME) && !(sregs.cr4 & X86_CR4_PAE))
+		return;
+
+	note("RUN");
+	model.spoilt = true;
+	run_until_timer();
 }
 
 static void step_write_vmcb12(void)
@@ -1120,7 +1087,6 @@ static void restore(int which)
 	};
 	struct state *s = &saved[which];
 	struct kvm_vcpu_events events;
-	struct kvm_sregs sregs;
 	bool msrs_last = one_in(2);
 	static union blob blob;
 	uint64_t pat = valid_pat();
@@ -1153,14 +1119,6 @@ static void restore(int which)
 	CHECK(!ret, "nested state outside of guest mode is refused: %d", ret);
 	ret = call(KVM_SET_VCPU_EVENTS, &s->events);
 	CHECK(!ret, "KVM_SET_VCPU_EVENTS: %d", ret);
-	/*
-	 * Forced out of guest mode, KVM keeps L2's CR3 for its own and L1's in
-	 * vmcb01, and doesn't notice if userspace sets what it has already.
-	 */
-	sregs = s->sregs;
-	sregs.cr3 = spare_gpa;
-	ret = call(KVM_SET_SREGS, &sregs);
-	CHECK(!ret, "KVM_SET_SREGS: %d", ret);
 	ret = call(KVM_SET_SREGS, &s->sregs);
 	CHECK(!ret, "KVM_SET_SREGS: %d", ret);
 	ret = call(KVM_SET_REGS, &s->regs);
@@ -1200,6 +1158,20 @@ static void step_restore(void)
 static int level(void)
 {
 	return blob_has_l2(&last) ? L2 : L1;
+}
+
+/* RSM to L2 with any L1 in the host save area, and what the two do then */
+static void step_rsm_wild(void)
+{
+	struct vmcb *hsave = page[HSAVE];
+
+	restore(IN_SMM);
+	mutate_save(&hsave->save);
+	note("RSM, L1 efer %lx cr0 %lx cr3 %lx cr4 %lx", hsave->save.efer, hsave->save.cr0,
+	     hsave->save.cr3, hsave->save.cr4);
+	set_guest_op(op_read_pat, 0);
+	model.spoilt = true;
+	run_until_timer();
 }
 
 /* The guest is where it should be: it does something, and must be right. */
@@ -1308,6 +1280,7 @@ static const struct {
 	{ step_restore, 3 },
 	{ step_guest, 4 },
 	{ step_run_wild, 3, .wild = true },
+	{ step_rsm_wild, 1, .wild = true },
 };
 
 static void one_step(bool wild)
@@ -1349,6 +1322,8 @@ static void begin_round(void)
 	};
 
 	create_vm(true);
+	/* So that restore() takes back a triple fault, of an L1 that makes no sense */
+	vm_enable_cap(vm, KVM_CAP_X86_TRIPLE_FAULT_EVENT, true);
 	install_smi_handler(smi_handler, sizeof(smi_handler));
 	spare_gpa = addr_gva2gpa(vm, vm_vaddr_alloc_page(vm));
 
@@ -1528,8 +1503,8 @@ int main(int argc, char *argv[])
 	leaks_end(watched);
 	printf("# nsvm: fuzz done seeds=%lu-%lu rounds=%lu calls=%lu ms=%lu sets=%lu accepted=%lu ",
 	       first, seed, count->rounds, count->calls, ms, count->sets, count->accepted);
-	printf("failed=%lu runs=%lu guest=%lu dead=%lu late=%lu\n", count->failed,
-	       count->runs, count->guest_ops, count->dead, count->late);
+	printf("failed=%lu runs=%lu guest=%lu dead=%lu\n", count->failed,
+	       count->runs, count->guest_ops, count->dead);
 	TEST_ASSERT(count->accepted && count->failed && count->guest_ops, "Nothing was tried");
 	finished = true;
 	printf("ok 1 fuzz\n");

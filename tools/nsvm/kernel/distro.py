@@ -24,6 +24,7 @@ FLAVOUR = 'cloud-amd64'
 TOOLS = ['make', 'binutils', 'libelf1t64', 'base-files', 'dash', 'bash', 'coreutils', 'sed', 'grep', 'mawk', 'diffutils', 'findutils']
 # What a test of KVM loads: its disk, KVM
 LOADED = ('virtio_pci', 'virtio_blk', 'kvm-amd')
+MORE = ('msr',)		# kept beside them: guests of guests
 
 
 def info(base: Base, key: str) -> str:
@@ -91,7 +92,7 @@ def decompress(ko: Path) -> bytes:
 
 
 def keep_modules(root: Path, to: Path) -> None:
-    """LOADED and what they need, in the order in which they are loaded"""
+    """LOADED and what they need, in the order in which they are loaded, and MORE"""
     files = {ko.name.split('.')[0].replace('_', '-'): ko for ko in root.rglob('*.ko*')}
     order: list[str] = []
 
@@ -111,6 +112,8 @@ def keep_modules(root: Path, to: Path) -> None:
     if 'kvm-amd' not in order:
         raise Fatal('the packages have no kvm-amd.ko')
     put(to / 'order', ''.join(f'{name}\n' for name in order))
+    for name in MORE:
+        add(name)
 
 
 def unpack(base: Base, release: str, debs: list[Path], to: Path) -> None:
@@ -122,7 +125,7 @@ def unpack(base: Base, release: str, debs: list[Path], to: Path) -> None:
     def unpack_image() -> None:
         (to / 'image').mkdir()
         for deb in images:
-            debian.unpack(deb, to / 'image', '*/vmlinuz*', '*/drivers/[bcv]*.ko*', '*/virt/*.ko*', '*/kvm/*.ko*')
+            debian.unpack(deb, to / 'image', '*/vmlinuz*', '*/drivers/[bcv]*.ko*', '*/virt/*.ko*', '*/kvm/*.ko*', '*/msr.ko*')
         # Booted by its PVH note: no boot loader, no decompressor whose time is not always the same
         script = base.src / 'scripts/extract-vmlinux'
         with open(to / 'vmlinux', 'wb') as f:
@@ -147,7 +150,8 @@ def get(base: Base) -> Path:
     d, tmp = base.b / 'distro', base.b / 'distro.tmp'
     version = source_version(base)
     root = info(base, 'root')
-    if info(base, 'version') == version and (d / 'vmlinuz').exists() and (not root or Path(root, 'packages').exists()):
+    kept = ' '.join(LOADED + MORE)
+    if info(base, 'version') == version and info(base, 'kept') == kept and (not root or Path(root, 'packages').exists()):
         return d
     try:
         release, debs = fetch_all(base, version)
@@ -174,7 +178,7 @@ def get(base: Base) -> Path:
             # Headers, and the programs in them, are for a newer release
             root = debian.root(base.key('suite'), f'{base.key("suite")}-tools', [cc, *TOOLS])
         put(tmp / 'info', f'version {version}\nrelease {release}\nheaders {d}/root/usr/src/linux-headers-{release}\n'
-                          f'compiler {cc}\nroot {root}\n')
+                          f'compiler {cc}\nroot {root}\nkept {kept}\n')
         put(used(version), ' '.join([release, *(d.name.split('_')[0] for d in debs)]) + '\n')
         shutil.rmtree(d, ignore_errors=True)
         tmp.replace(d)

@@ -201,7 +201,7 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, npt: int = 
         parameters: str = '', append: str = '', files: list[Path] | tuple[Path, ...] = (), keep: Path | None = None,
         live: Callable[[str], object] | None = None, icount: bool = False, timeout: int | None = None,
         test_timeout: int | None = None, tests_dir: Path | None = None, view: bool = True,
-        until_failure: bool = False) -> Boot:
+        until_failure: bool = False, ports: tuple[Path, ...] = (), room: Path | None = None) -> Boot:
     """Boot it, run tests, which are names or name:argument:argument; results are
     base.results/label.{log,console,vmrun}
 
@@ -209,7 +209,8 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, npt: int = 
     leave in /tmp/keep.  live: gets each line of the log of VMRUNs, which is then no file.
     icount: one CPU, emulated always, whose clock counts its instructions, one a nanosecond and
     one a tick of the TSC.  timeout, test_timeout: seconds.  until_failure: stop at the first
-    "not ok".  Fatal, with one line that names the console, if the machine misbehaves."""
+    "not ok".  ports: consoles of what runs in it, ttyS2 and so on.  room: a file that is its second disk,
+    which outlives it.  Fatal, with one line that names the console, if the machine misbehaves."""
     kernel.need()
     accel = accelerator(icount)
     q = qemu.find()
@@ -219,7 +220,7 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, npt: int = 
     results.mkdir(parents=True, exist_ok=True)
     boot = Boot(results / f'{label}.log', results / f'{label}.console', results / f'{label}.vmrun' if view and not live else None)
     said = results / f'{label}.qemu'
-    for f in (boot.log, boot.console, said, results / f'{label}.vmrun', *([keep] if keep else [])):
+    for f in (boot.log, boot.console, said, results / f'{label}.vmrun', *([keep] if keep else []), *ports):
         f.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=base.b, prefix=f'{label}-', suffix='.tmp') as scratch:
         tmp = Path(scratch)
@@ -231,9 +232,11 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, npt: int = 
         # When a disk answers is up to the host, and no two boots would be the same
         initrd = make_initrd(kernel, tmp / 'initrd', job if icount else None)
         how = (accel, 1 if icount else smp or settings.number('SMP'), cpu, append, icount)
-        resume = [] if icount or append or cpu else resumed(base, kernel, initrd, tmp, accel, how[1])
+        resume = [] if icount or append or cpu or room or ports else resumed(base, kernel, initrd, tmp, accel, how[1])
         argv = command(q, kernel, initrd, tmp / 'disk', *how, *resume, '-serial', f'file:{boot.console}', '-serial', f'file:{boot.log}')
-        argv += ['-serial', f'file:{keep}' if keep else 'null']		# three, as the saved machine has
+        for port in ports or [keep]:		# three, as the saved machine has
+            argv += ['-serial', f'file:{port}' if port else 'null']
+        argv += ['-drive', f'if=none,id=room,format=raw,file={room}', '-device', 'virtio-blk-pci,drive=room'] if room else []
         reader = None
         if view:
             to = boot.vmruns or tmp / 'fifo'
@@ -252,7 +255,7 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, npt: int = 
             os.close(os.open(tmp / 'fifo', os.O_RDWR | os.O_NONBLOCK))	# wakes it, if QEMU never came to it
             reader.join(60)
     boot.stopped = stopped.is_set()
-    check(boot, label, rc, timeout, said)
+    check(boot, label, rc, timeout, said, ports)
     return boot
 
 
@@ -262,13 +265,14 @@ def feed(fifo: Path, live: Callable[[str], object]) -> None:
             live(line)
 
 
-def check(boot: Boot, label: str, rc: int | None, timeout: int, said: Path) -> None:
-    """Fatal if the machine did not do what it should"""
+def check(boot: Boot, label: str, rc: int | None, timeout: int, said: Path, ports: tuple[Path, ...] = ()) -> None:
+    """Fatal if the machine did not do what it should, or one in it"""
     if boot.log.exists():
         boot.log.write_bytes(boot.log.read_bytes().replace(b'\r', b''))
     log = boot.text() if boot.log.exists() else ''
-    console = boot.console.read_text(errors='replace').replace('\r', '') if boot.console.exists() else ''
-    see = f'(console: {rel(boot.console)})'
+    consoles = [f for f in (boot.console, *ports) if f.exists()]
+    console = ''.join(f.read_text(errors='replace').replace('\r', '') for f in consoles)
+    see = f'(console: {", ".join(map(rel, consoles or [boot.console]))})'
     bad = [m[1] for m in COMPLAINT.finditer(console) if HARMLESS not in m[1]]
     module = re.search(r'^# nsvm: no module (.*)', log, re.M)
     if boot.stopped:

@@ -291,6 +291,7 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
                 ('A minute of hostile input, a race (make fuzz has a debug kernel for it)',
                  lambda: program(base, 'fuzz', 'run', FUZZ, '1', 'plain')),
                 ('QEMU: the patches, if its source is here', lambda: program(base, 'carry', 'patches')),
+                ('Real hypervisors', lambda: program(base, 'stack', 'short', skip='real hypervisors')),
                 ('The Debian package', lambda: program(base, 'deb', 'check', skip='the Debian package')),
                 *own_tests.values(), ('Benchmark', lambda: program(base, 'bench', 'repeat', 'vmrun')), *short,
                 ('Files, and unit tests of the lab', check_files)))]

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What a log of VMRUNs says of a guest of a guest: with which PAT the CPU ran it, in phases
+
+A phase begins when L2 writes IA32_PAT, or with a line of machine/stack that says that a saved
+L1 was restored.  What L2 believes to have is what it wrote last.
+"""
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from xml.sax.saxutils import escape
+
+from proof.story import COLOURS, Names
+
+# Of PAT and MTRR, if the latter is WB
+TYPES = {'00': 'UC', '01': 'WC', '04': 'WT', '05': 'WP', '06': 'WB', '07': 'UC'}
+RESTORED = re.compile(r'T # stack: restored (\S+) flags (\S+) g_pat (\S+)')
+
+
+def page(pat: str) -> str:
+    """The type of a page with PAT index 1: APM volume 2, "Combining Memory Types, MTRRs", with WB there and in
+    the nested page table"""
+    return TYPES.get(pat[-4:-2], '?')
+
+
+@dataclass
+class Phase:
+    name: str
+    believes: str
+    l2: Counter[str] = field(default_factory=Counter)	# g_pat of L2's VMRUNs
+    first: Counter[str] = field(default_factory=Counter)	# of those before L1 ran, after a restore
+    l1: Counter[str] = field(default_factory=Counter)	# and of L1's
+    reads: Counter[str] = field(default_factory=Counter)	# what RDMSR returned to L2
+
+    @property
+    def right(self) -> int:
+        return self.l2[self.believes]
+
+
+class Watch:
+    """Lines go in by feed() as they come"""
+
+    def __init__(self, believes: str) -> None:
+        self.phases = [Phase('start', believes)]
+        self.access: tuple[str, int, str] | None = None		# r or w, RIP, value
+        self.vmcb = self.mine = ''
+        self.restored = False		# and L1 has not run yet
+        self.begun = time.monotonic()
+        self.bands: dict[str, list[tuple[float, str]]] = {'L1': [], 'L2': [], 'L2 reads': []}		# what, from when on
+        self.marks: list[tuple[float, str]] = []
+
+    def band(self, name: str, value: str) -> None:
+        if not self.bands[name] or self.bands[name][-1][1] != value:
+            self.bands[name].append((time.monotonic() - self.begun, value))
+
+    def begin(self, name: str, believes: str) -> None:
+        self.phases.append(Phase(name, believes))
+
+    def feed(self, line: str) -> None:
+        if line[0] == 'V':
+            self.vmrun(line.split())
+        elif line[0] == 'M':
+            _, _, _, vmcb, what, rip, value = line.split()
+            if vmcb != self.mine:
+                self.access = what, int(rip, 16), value
+        elif line.startswith('T # stack: '):
+            text = line[11:].strip()
+            self.marks.append((time.monotonic() - self.begun, text))
+            if m := RESTORED.match(line):
+                self.begin(m[1], self.phases[-1].believes)
+                self.restored, self.access = True, None
+
+    def vmrun(self, f: list[str]) -> None:
+        if len(f) != 14:
+            return
+        vmcb, g_pat, rip, value, self.mine = f[3], f[4], f[9], f[10], f[11]
+        if vmcb == self.mine:
+            self.restored = False
+            self.phases[-1].l1[g_pat] += 1
+            self.band('L1', g_pat)
+            return
+        if self.access:
+            what, at, wrote = self.access
+            self.access = None
+            if int(rip, 16) == at + 2 and what == 'w':
+                self.begin(wrote, wrote)
+                self.band('L2 reads', wrote)
+            elif int(rip, 16) == at + 2:
+                self.phases[-1].reads[value] += 1
+                self.band('L2 reads', value)
+        phase = self.phases[-1]
+        (phase.first if self.restored else phase.l2)[g_pat] += 1
+        self.band('L2', g_pat)
+
+
+# ---- A picture ----
+
+WIDTH, LEFT, TOP, TALL = 1200, 190, 92, 190
+
+
+def svg(panels: dict[str, Watch], names: Names) -> str:
+    """title -> what was seen, one above the other; from left to right is time"""
+    out: list[str] = []
+
+    def put(x: float, y: float, s: str, style: str) -> None:
+        out.append(f'<text x="{x:.0f}" y="{y:.0f}" {style}>{escape(s)}</text>')
+
+    def box(x: float, y: float, w: float, h: int, fill: str) -> None:
+        out.append(f'<rect x="{x:.1f}" y="{y:.0f}" width="{w:.1f}" height="{h}" fill="{fill}"/>')
+
+    height = TOP + len(panels) * TALL + 20
+    used = list(dict.fromkeys(v for w in panels.values() for b in w.bands.values() for _, v in b))
+    colour = {v: COLOURS[i % len(COLOURS)] for i, v in enumerate(used)}
+    longest = max(w.marks[-1][0] for w in panels.values()) or 1
+    out += ['<!-- SPDX-License-Identifier: GPL-2.0 -->',
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
+            'font-family="DejaVu Sans, Helvetica, Arial, sans-serif" font-size="13">']
+    box(0, 0, WIDTH, height, '#fff')
+    put(16, 28, 'A hypervisor in a hypervisor: the PATs that the CPU is given',
+        'font-size="17" font-weight="bold" fill="#222"')
+    put(16, 48, f'From left to right: {longest:.0f} seconds of the emulated machine.', 'fill="#555"')
+    x: float = 16
+    for v in used:
+        label = f'{v[:8]}{v[8:]} {names.get(v, "")}'.strip()
+        box(x, 60, 14, 14, colour[v])
+        put(x + 20, 72, label, 'fill="#222" font-size="12"')
+        x += 36 + 7.4 * len(label)
+    scale = (WIDTH - LEFT - 24) / longest
+    for y, (title, w) in zip(range(TOP, height, TALL), panels.items()):
+        put(16, y + 24, title, 'font-size="15" font-weight="bold" fill="#222"')
+        for down, name, said in ((40, 'L1', 'L1 runs with'), (76, 'L2', 'L2 runs with'),
+                                 (112, 'L2 reads', 'L2 wrote and reads')):
+            put(16, y + down + 18, said, 'fill="#222"')
+            band = w.bands[name]
+            for (at, value), (end, _) in zip(band, [*band[1:], (w.marks[-1][0], '')]):
+                box(LEFT + at * scale, y + down, max((end - at) * scale, 0.5), 26, colour[value])
+        for at, text in w.marks:
+            if re.match('L1 is up|L2 (is up|writes|is done)', text):
+                short = {'L1 is up': 'L1', 'L2 is up, reads': 'L2', 'L2 is done': 'end'}
+                said = short.get(re.sub(' [0-9a-f]{16}', '', text), 'w')
+                put(LEFT + at * scale - 3, y + 162, said, 'font-size="11" fill="#555"')
+                box(LEFT + at * scale, y + 36, 1, 112, '#222')
+    put(16, height - 12, 'L1: it is up.  L2: it is up.  w: it writes IA32_PAT.', 'fill="#555" font-size="12"')
+    return '\n'.join([*out, '</svg>', ''])

@@ -47,7 +47,8 @@ def as_json(base: str, good: bool, found: dict[str, list[Case]], logs: dict[str,
                        for label, c in checks.items() if c},
             'said': said.splitlines(),
             'cases': [{'test': r.test, 'case': r.case, 'base': r.base or None, 'series': r.series.verdict,
-                       'reason': NO_XML.sub('?', r.series.reason), 'vmruns': vmruns(r)} for r in rows], 'versions': versions}
+                       'reason': NO_XML.sub('?', r.series.reason), 'vmruns': vmruns(r)} for r in rows],
+            'versions': versions}
 
 
 def as_junit(run: dict, wrong: str) -> str:

@@ -72,9 +72,12 @@ def lines(file: Path) -> list[str]:
     return [line for line in text if line]
 
 
+OF_VMM = re.compile(r'^source:[ \t]*qemu$', re.M)
+
+
 def names(vmm: bool = False) -> list[str]:
     """Of kernels, or of VMMs"""
-    return sorted(f.parent.name for f in place.patches.glob('*/BASE') if Base(f.parent.name).is_vmm() == vmm)
+    return sorted(f.parent.name for f in place.patches.glob('*/BASE') if (OF_VMM.search(read(f)) is not None) == vmm)
 
 
 class Base:
@@ -135,7 +138,7 @@ class Base:
 
     def is_vmm(self) -> bool:
         """QEMU, and no kernel: can be applied, exported and built, see source/vmm.py"""
-        return self.key('source') == 'qemu'
+        return OF_VMM.search(self.text) is not None
 
     def project(self) -> str:
         return 'QEMU' if self.is_vmm() else 'Linux'

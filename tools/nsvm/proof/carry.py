@@ -23,7 +23,7 @@ from lib import jobs, ktap
 from lib.base import Base, names, put, read
 from lib.say import Fatal
 from lib.settings import place, settings
-from machine import boot, qemu
+from machine import boot, levels, qemu
 from source import debian, export, tree, vmm
 
 PC = 'pc-i440fx-'
@@ -69,11 +69,8 @@ def unit(base: Base, report: ktap.Report) -> None:
 
 def pack(root: Path, to: Path) -> None:
     """QEMU as it is in that root, with its libraries"""
-    binary, rom = root / f'usr/bin/{vmm.BINARY}', root / 'usr/share/qemu/kvmvapic.bin'
-    libraries = ':'.join(map(str, root.glob('usr/lib/*-linux-gnu')))
-    words = jobs.output(['ldd', binary], env={'LD_LIBRARY_PATH': libraries})
     with tarfile.open(to, 'w', dereference=True) as archive:
-        for f in (binary, rom, *(Path(w) for w in words.split() if w.startswith('/'))):
+        for f in levels.vmm(root):
             archive.add(f, f.name)
 
 

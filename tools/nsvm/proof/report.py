@@ -13,7 +13,7 @@ from lib import ktap
 from lib.base import Base, put, read
 from lib.ktap import Case, Row
 from lib.say import Fatal
-from lib.settings import place, settings
+from lib.settings import settings
 from machine import bochs, boot
 from proof import view
 from proof.vmruns import Check

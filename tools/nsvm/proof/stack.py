@@ -15,7 +15,8 @@ short    for make test: of these what one machine with the series can do: pats, 
 A file *.flat of kvm-unit-tests as PART is run on both kernels.
 
 VMM names the QEMUs in L0, older ones first, with blanks between: installed, newest (the lab's own, of
-build/qemu), or a directory in which one is unpacked.  L1's is the installed one.
+build/qemu), patched (with the series for QEMU, built on demand), or a directory in which one is
+unpacked.  L1's is the installed one.
 
 Results: stack.ktap; stack.txt, the tables; stack.svg, the picture; stack-*.log and, of each
 level, .console.
@@ -35,7 +36,7 @@ from lib.settings import place, settings
 from machine import boot, levels, qemu
 from proof import vmruns
 from proof.watch import Phase, Watch, page, svg
-from source import tree
+from source import tree, vmm
 from source.debian import NOT_HERE
 
 MEMORY = 1536		# MiB that two L1, and L0, need
@@ -57,6 +58,8 @@ def vmms() -> tuple[dict[str, Path], list[str]]:
     known = {'installed': Path('/'), 'newest': place.build / 'qemu/root'}
     roots, names = {'installed': known['installed']}, []
     for name in settings.given.get('VMM', 'installed newest').split():
+        if name == 'patched':
+            known[name] = vmm.build().parent / 'root'
         root = known.get(name, Path(name).expanduser().resolve())
         if name == 'newest' and not root.exists():
             continue		# what is installed is as new

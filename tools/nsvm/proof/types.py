@@ -18,7 +18,6 @@ of the trace that it is made from.  Exit status: 0 if all is as it must be, 3 wi
 """
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Iterable, Iterator
 from xml.sax.saxutils import escape
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from lib import jobs
 from lib.base import Base, digest, names, put, read
-from lib.settings import place
 from source import debian, setup, tree
 
 BINARY = 'qemu-system-x86_64'

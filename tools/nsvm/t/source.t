@@ -171,7 +171,7 @@ with redirect_stdout(StringIO()):
     whole = source_tree.set_whole(Base('later'), 'series')
 is_(numbers(whole, git(whole, 'write-tree')), '123', 'the complete source has all of it')
 for where in (whole, check.part(Base('later'))):
-    commits = check.apply(Base('later'), where)[0].commits
+    commits = check.apply(Base('later'), where).commits
     is_([numbers(where, c) for c in commits], ['12', '123'], f'make check is about the last one: {where.name}')
 second.write_text(right.replace('patch 2', 'patch two'))
 case(0, 'the series before has changed', 'tag base is after .*1 patches .* applied', *later)

@@ -50,12 +50,12 @@ static inline void mark(void)
 static void touch(void)
 {
 	for (uint64_t i = 0; i < 8; i++) {
-		volatile uint64_t *wb = (void *)(WB_PAGES + i * PAGE_SIZE);
-		volatile uint64_t *uc = (void *)(UC_PAGES + i * PAGE_SIZE);
+		uint64_t *wb = (void *)(WB_PAGES + i * PAGE_SIZE);
+		uint64_t *uc = (void *)(UC_PAGES + i * PAGE_SIZE);
 
-		*wb = i;
-		*uc = i;
-		GUEST_ASSERT(*wb == i && *uc == i);
+		WRITE_ONCE(*wb, i);
+		WRITE_ONCE(*uc, i);
+		GUEST_ASSERT(READ_ONCE(*wb) == i && READ_ONCE(*uc) == i);
 	}
 }
 

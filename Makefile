@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 # Settings are what the command line of make says (SMP=2); the environment has no say
 given = $(foreach v,$(1),$(if $(filter command%,$(origin $(v))),'$(v)=$($(v))'))
 S := $(call given,$(shell sed -n 's/^config //p' Kconfig) BUILD)
-$(foreach v,BUILD CASE KVM NAME PART SEED SEQ STEPS TIME VMM,$(if $(filter environment%,$(origin $(v))),$(eval undefine $(v))))
+$(foreach v,BUILD CASE CHECK KVM NAME PART SEED SEQ STEPS TIME VMM,$(if $(filter environment%,$(origin $(v))),$(eval undefine $(v))))
 # V=1 is "show everything", but for mbox and send V is the version of the series
 MAIL = $(patsubst 'V=%,'VERSION=%,$(call given,V)) $(call given,SIGNOFF PREFIX REALLY)
 N := tools/nsvm/nsvm
@@ -22,7 +22,7 @@ run: setup ## boot the base and the series, run the PAT tests on both, show what
 	@$(call NSVM,run)
 
 test: ## everything: npt=1 and npt=0, neighbours, each patch alone, failure paths
-	@$(call NSVM,setup run test check list deb bench stack)
+	@$(call NSVM,setup run test check list deb bench stack lava)
 	@$(call NSVM,test)
 
 ##@ Before anybody reads the patches
@@ -41,6 +41,15 @@ migrate: setup ## checkpoints from and to kernels without and with the series, a
 stack: ## KVM on KVM on KVM: whose PAT L2 has, and after a real migration (PART=pats, soak; VMM=)
 	@$(call NSVM,setup run stack)
 	@$(call NSVM,stack $(PART) $(call given,VMM))
+
+##@ On AMD hosts
+.PHONY: remote lava
+remote: setup ## the tests there, over SSH (HOST='user@a user@b' MODULES=1 PART=kernel)
+	@$(call NSVM,remote $(PART) $(call given,HOST MODULES SSH))
+
+lava: setup ## the tests as jobs for LAVA, on QEMU and on an AMD machine (URL= DEVICE=; CHECK=1 runs the first)
+	@$(call NSVM,setup lava)
+	@$(call NSVM,lava $(if $(CHECK),check) $(call given,URL DEVICE))
 
 ##@ To use it
 .PHONY: deb

@@ -155,21 +155,23 @@ def count(found: list[Row]) -> dict[str, int]:
         {name: sum((r.base, r.series.verdict) == pair for r in found) for name, pair in pairs.items()}
 
 
-def table(found: list[Row]) -> tuple[str, bool]:
-    """What changed, for people; and whether no case of the series is "not ok" and some are ok"""
+def table(found: list[Row], name: str = 'series') -> tuple[str, bool]:
+    """What changed, for people; and whether no case of the series, which is called name, is "not ok" and
+    some are ok"""
+    some = any(r.base for r in found)
     told: list[tuple[str, str, str, str]] = []
     with_cases, last = {r.test for r in found if r.case}, ''
     for r in found:
         if r.case and r.test != last:
             told.append((r.test, '', '', ''))
             last = r.test
-        name = f'  {readable(r.case)}' if r.case else f'({r.test})' if r.test in with_cases else r.test
-        told.append((name, r.base or '(none)', r.series.verdict, '' if r.series.verdict == 'ok' else r.series.reason))
+        what = f'  {readable(r.case)}' if r.case else f'({r.test})' if r.test in with_cases else r.test
+        told.append((what, r.base or '(none)' * some, r.series.verdict, '' if r.series.verdict == 'ok' else r.series.reason))
     wide = max([24, *(len(row[0]) for row in told)])
     word, n = {'skip': 'SKIP'}, count(found)
-    out = ['', f'  {"case":<{wide}}  base     series', '  ' + '-' * (wide + 18)]
+    out = ['', f'  {"case":<{wide}}  {"base" if some else "":<7}  {name}', '  ' + '-' * (wide + 18)]
     out += [f'  {a:<{wide}}  {word.get(b, b):<7}  {word.get(c, c):<7}  {d}'.rstrip() for a, b, c, d in told]
-    out += ['', f'  on the series: {n["ok"]} ok, {n["not ok"]} not ok, {n["skip"]} skipped']
+    out += ['', f'  on the {name}: {n["ok"]} ok, {n["not ok"]} not ok, {n["skip"]} skipped']
     if n['fixed'] or n['held']:
         out.append(f'  {n["fixed"]} cases were wrong before and are right after, {n["held"]} hold before and after')
     if n['broken']:

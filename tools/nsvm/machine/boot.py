@@ -201,7 +201,7 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, npt: int = 
         parameters: str = '', append: str = '', files: list[Path] | tuple[Path, ...] = (), keep: Path | None = None,
         live: Callable[[str], object] | None = None, icount: bool = False, timeout: int | None = None,
         test_timeout: int | None = None, tests_dir: Path | None = None, view: bool = True,
-        until_failure: bool = False, ports: tuple[Path, ...] = (), room: Path | None = None) -> Boot:
+        until_failure: bool = False, ports: tuple[Path, ...] = (), room: Path | None = None, net: int = 0) -> Boot:
     """Boot it, run tests, which are names or name:argument:argument; results are
     base.results/label.{log,console,vmrun}
 
@@ -210,7 +210,8 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, npt: int = 
     icount: one CPU, emulated always, whose clock counts its instructions, one a nanosecond and
     one a tick of the TSC.  timeout, test_timeout: seconds.  until_failure: stop at the first
     "not ok".  ports: consoles of what runs in it, ttyS2 and so on.  room: a file that is its second disk,
-    which outlives it.  Fatal, with one line that names the console, if the machine misbehaves."""
+    which outlives it.  net: a port of 127.0.0.1 that leads to port 22 of its network card.  Fatal, with one
+    line that names the console, if the machine misbehaves."""
     kernel.need()
     accel = accelerator(icount)
     q = qemu.find()
@@ -232,11 +233,13 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, npt: int = 
         # When a disk answers is up to the host, and no two boots would be the same
         initrd = make_initrd(kernel, tmp / 'initrd', job if icount else None)
         how = (accel, 1 if icount else smp or settings.number('SMP'), cpu, append, icount)
-        resume = [] if icount or append or cpu or room or ports else resumed(base, kernel, initrd, tmp, accel, how[1])
+        resume = [] if icount or append or cpu or room or ports or net else resumed(base, kernel, initrd, tmp, accel, how[1])
         argv = command(q, kernel, initrd, tmp / 'disk', *how, *resume, '-serial', f'file:{boot.console}', '-serial', f'file:{boot.log}')
         for port in ports or [keep]:		# three, as the saved machine has
             argv += ['-serial', f'file:{port}' if port else 'null']
         argv += ['-drive', f'if=none,id=room,format=raw,file={room}', '-device', 'virtio-blk-pci,drive=room'] if room else []
+        if net:
+            argv += ['-netdev', f'user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{net}-:22', '-device', 'virtio-net-pci,netdev=net,romfile=']
         reader = None
         if view:
             to = boot.vmruns or tmp / 'fifo'

@@ -292,6 +292,7 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
                  lambda: program(base, 'fuzz', 'run', FUZZ, '1', 'plain')),
                 ('QEMU: the patches, if its source is here', lambda: program(base, 'carry', 'patches')),
                 ('Real hypervisors', lambda: program(base, 'stack', 'short', skip='real hypervisors')),
+                ('Jobs for LAVA', lambda: program(base, 'lava', skip='jobs for LAVA')),
                 ('The Debian package', lambda: program(base, 'deb', 'check', skip='the Debian package')),
                 *own_tests.values(), ('Benchmark', lambda: program(base, 'bench', 'repeat', 'vmrun')), *short,
                 ('Files, and unit tests of the lab', check_files)))]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""An AMD host over SSH: files and a script go there by one session, which also brings the log back
+"""An AMD host over SSH: files and a script go there by one connection, which also brings the log back
 
 The script is machine/remote, for any POSIX shell.  The host needs nothing but sh, tar, head,
 mktemp, setsid and timeout, and the user who logs in to be root or to have sudo without a password.

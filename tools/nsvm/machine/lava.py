@@ -43,10 +43,11 @@ VERDICT = {'ok': 'pass', 'not ok': 'fail', 'o': 'skip', 'rc=0': 'pass', 'rc=4': 
 
 def job(name: str, device: str, context: dict, deploy: dict, how: dict) -> dict:
     minutes = {'minutes': -(-settings.number('TIMEOUT') // 60) + 2}
+    # No prompts: LAVA would wait for a first message of the kernel, which is not seen
     monitor = {'name': NAME, 'start': START, 'end': END, 'pattern': PATTERN, 'fixupdict': VERDICT}
     return {'job_name': name, 'device_type': device, 'visibility': 'public', 'priority': 'medium', 'context': context,
             'timeouts': {'job': {'minutes': 30}, 'action': {'minutes': 10}, 'connection': {'minutes': 2}},
-            'actions': [{'deploy': deploy}, {'boot': {**how, 'prompts': ['# nsvm: waiting'], 'timeout': minutes}},
+            'actions': [{'deploy': deploy}, {'boot': {**how, 'timeout': minutes}},
                         {'test': {'monitors': [monitor], 'timeout': minutes}}]}
 
 
@@ -103,7 +104,7 @@ def device(context: dict) -> dict:
         ('machine', 'machine'), ('cpu', 'cpu'), ('m', 'memory')))]
     command = {'command': 'qemu-system-x86_64', 'options': options, 'extra': []}
     return {'device_type': 'qemu', 'available_architectures': [context['arch']], 'parameters': {}, 'commands': {},
-            'constants': {'failure_retry': 1, 'boot_retry': 1, 'default-shell-prompt': '# ', 'spawn_maxread': '4092'},
+            'constants': {'failure_retry': 1, 'boot_retry': 1, 'spawn_maxread': '4092'},
             'timeouts': {'actions': {}, 'connections': {}},
             'actions': {'deploy': {'connections': {}, 'methods': {'image': {'parameters': {}}}},
                         'boot': {'connections': {'serial': None}, 'methods': {'qemu': {'parameters': command}}}}}

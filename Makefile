@@ -22,7 +22,7 @@ run: setup ## boot the base and the series, run the PAT tests on both, show what
 	@$(call NSVM,run)
 
 test: ## everything: npt=1 and npt=0, neighbours, each patch alone, failure paths
-	@$(call NSVM,setup run test check list deb bench stack lava)
+	@$(call NSVM,setup run test check list deb bench stack remote lava)
 	@$(call NSVM,test)
 
 ##@ Before anybody reads the patches
@@ -44,7 +44,8 @@ stack: ## KVM on KVM on KVM: whose PAT L2 has, and after a real migration (PART=
 
 ##@ On AMD hosts
 .PHONY: remote lava
-remote: setup ## the tests there, over SSH (HOST='user@a user@b' MODULES=1 PART=kernel)
+remote: ## the tests there, over SSH (HOST='user@a user@b' MODULES=1 PART=kernel)
+	@$(call NSVM,setup run remote)
 	@$(call NSVM,remote $(PART) $(call given,HOST MODULES SSH))
 
 lava: setup ## the tests as jobs for LAVA, on QEMU and on an AMD machine (URL= DEVICE=; CHECK=1 runs the first)

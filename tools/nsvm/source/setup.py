@@ -23,7 +23,7 @@ from source.debian import NOT_HERE
 # package's name: the program that shows that it is there ("-": none, not looked for)
 PACKAGES = {
     'run': 'git gcc libc6-dev:- make flex bison bc libelf-dev:- xz-utils:xz busybox-static:busybox '
-           'zstd bubblewrap:bwrap python3 python3-kconfiglib:- qemu-system-x86:qemu-system-x86_64 openssh-client:ssh',
+           'zstd bubblewrap:bwrap python3 python3-kconfiglib:- qemu-system-x86:qemu-system-x86_64',
     'test': 'shellcheck perl gnuplot-nox:gnuplot pahole python3-jsonschema:- dropbear-bin:dropbear',
     'bench': 'gnuplot-nox:gnuplot pahole',
     'stack': 'e2fsprogs:-',
@@ -32,6 +32,7 @@ PACKAGES = {
     'list': 'git-email:- libmailtools-perl:- libio-socket-ssl-perl:- libauthen-sasl-perl:- perl b4',
     'vmm': 'ninja-build:ninja pkg-config libglib2.0-dev:- python3-venv:-',
     'deb': 'debhelper:dh dh-dkms:dh_dkms dkms lintian dpkg-dev:dpkg-buildpackage openssl',
+    'remote': 'openssh-client:ssh',
     'lava': 'lava-common:- python3-yaml:-',
 }
 

@@ -15,16 +15,16 @@ Results: build/<base>/results/carry.ktap, carry-*.log.  Exit status: 0 all right
 """
 import shutil
 import tarfile
-import tempfile
 from pathlib import Path
 
 from kernel import kernels
 from lib import jobs, ktap
-from lib.base import Base, names, put, read
+from lib.base import Base, names, put
 from lib.say import Fatal
 from lib.settings import place, settings
 from machine import boot, levels, qemu
-from source import debian, export, tree, vmm
+from proof.test import series_items
+from source import debian, tree, vmm
 
 PC = 'pc-i440fx-'
 LINK = ['-Wl,-Ttext=0xf0000', '-Wl,--oformat=binary', '-Wl,--build-id=none']
@@ -45,13 +45,7 @@ def checkpatch(base: Base, patch: str) -> str:
 
 
 def patches(base: Base, report: ktap.Report) -> None:
-    applied = tree.apply_in(base, base.src)
-    report.item(base.git('rev-parse', f'{applied}^{{tree}}') == base.git('rev-parse', 'HEAD^{tree}'),
-                'the patches apply with plain git am, and make what is in src')
-    with tempfile.TemporaryDirectory(dir=base.b, suffix='.tmp') as d:
-        export.write(base, base.commits(), Path(d))
-        differs = [f.name for f in Path(d).iterdir() if read(f) != read(base.dir / f.name)]
-    report.item(not differs, 'the patches are the commits in src', ' '.join(differs))
+    report.add(series_items(base))
     for p in base.series():
         wrong = checkpatch(base, p)
         report.item(not wrong, f'checkpatch {p.removesuffix(".patch")}', wrong)

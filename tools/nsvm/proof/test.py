@@ -129,7 +129,7 @@ def style(base: Base) -> Items:
 
 def same_export(base: Base) -> str:
     with tempfile.TemporaryDirectory(dir=base.b, suffix='.tmp') as d:
-        export.main([d])
+        export.make(base, Path(d))
         for f in Path(d).iterdir():
             if read(f) != read(base.dir / f.name):
                 return f'{f.name} differs'

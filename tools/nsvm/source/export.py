@@ -21,6 +21,7 @@ from lib.say import Fatal, say
 from lib.settings import place, rel
 
 TESTS = 'tools/testing/selftests/kvm'
+MARK = '.git/nsvm-applied'
 FORMAT = ('--zero-commit', '--no-signature', '--no-numbered', '--full-index', '--diff-algorithm=myers')
 
 
@@ -110,20 +111,30 @@ def write(base: Base, commits: list[str], to: Path) -> None:
         put(to / '0000-cover-letter.patch', cover(base, letter, commits[-1]))
 
 
+def applied(base: Base) -> list[str]:
+    """What series is in src, and its last commit"""
+    return (read(base.src / MARK).split() or ['', base.commit()])[:2]
+
+
+def make(base: Base, to: Path) -> tuple[list[str], dict[str, str], dict[str, Path]]:
+    """What patches/<base> is to be, in a directory; its commits, and what compare() says"""
+    base.need_tree()
+    commits = commits_of(base)
+    into_tree, into_overlay = compare(base, applied(base)[1])
+    commits = rewrite(base, commits, into_tree)
+    write(base, commits, to)
+    return commits, into_tree, into_overlay
+
+
 def main(args: list[str]) -> int:
     base = Base().lock()
-    base.need_tree()
-    mark = base.src / '.git/nsvm-applied'
-    series_id, applied = (read(mark).split() or ['', base.commit()])[:2]
-    commits = commits_of(base)
-    into_tree, into_overlay = compare(base, applied)
-    commits = rewrite(base, commits, into_tree)
     made = base.b / 'export.tmp'
-    write(base, commits, made)
+    commits, into_tree, into_overlay = make(base, made)
     if args:
         shutil.copytree(made, args[0], dirs_exist_ok=True)
         shutil.rmtree(made)
         return 0
+    series_id, head = applied(base)
 
     def data(file: Path) -> bytes:
         return file.read_bytes() if file.exists() else b''
@@ -133,7 +144,7 @@ def main(args: list[str]) -> int:
     if base.series() and base.series_id() != series_id and any(name[:5] != '0000-' for name in changed):
         raise Fatal(f'{rel(base.dir)} is not what {rel(base.src)} was made from, and would be overwritten: '
                     f'git checkout it if that can go; else keep your commits in a branch, '
-                    f'git reset --hard {applied[:12]}, make tree, and rebase them')
+                    f'git reset --hard {head[:12]}, make tree, and rebase them')
     for path, file in into_overlay.items():
         shutil.copyfile(base.src / path, file)
         say('PATCHES', f'{rel(file)} is now what the commits say')
@@ -146,6 +157,6 @@ def main(args: list[str]) -> int:
     if into_tree:
         base.git('reset', '-q', '--hard', commits[-1])
         say('PATCHES', f"the tests in {rel(base.src)} are now the overlay's")
-    put(mark, f'{base.series_id()} {commits[-1]}\n')
+    put(base.src / MARK, f'{base.series_id()} {commits[-1]}\n')
     say('PATCHES', f'{len(commits)} patches in {rel(base.dir)}, {len(changed)} files changed')
     return 0

@@ -36,6 +36,12 @@ class Kernel:
         return next(f for f in (self.dir / 'vmlinux', self.dir / 'bzImage') if f.exists())
 
     @property
+    def compressed(self) -> Path:
+        """What a boot loader takes"""
+        at = self.image.resolve()
+        return at if at.name == 'bzImage' else at.with_name('vmlinuz')
+
+    @property
     def modules(self) -> list[Path]:
         """In the order in which they are loaded"""
         return [self.dir / f'modules/{m}.ko' for m in read(self.dir / 'modules/order').split()]

@@ -67,18 +67,12 @@ def ensure() -> Path:
     return root
 
 
-def image(kernel: Kernel) -> Path:
-    """What a boot loader takes"""
-    at = kernel.image.resolve()
-    return at if at.name == 'bzImage' else at.with_name('vmlinuz')
-
-
 def make_cd(root: Path, kernel: Kernel, tmp: Path, job: dict) -> None:
     files = tmp / 'cd'
     files.mkdir()
     for f in ('ISOLINUX/isolinux.bin', 'syslinux/modules/bios/ldlinux.c32'):
         shutil.copy(root / 'usr/lib' / f, files)
-    shutil.copy(image(kernel), files / 'vmlinuz')
+    shutil.copy(kernel.compressed, files / 'vmlinuz')
     boot.make_initrd(kernel, files / 'initrd', job)
     put(files / 'isolinux.cfg', f'default l\nlabel l\n kernel vmlinuz\n initrd initrd\n append {APPEND}\n')
     jobs.output([*debian.inside(root), 'xorriso', '-as', 'mkisofs', '-quiet', '-o', tmp / 'cd.iso', '-b', 'isolinux.bin',
@@ -114,16 +108,14 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, others: dic
     said = base.results / f'{label}.bochs'
     for f in (result.log, result.console, said):
         f.unlink(missing_ok=True)
-    variables = {'TESTS': ' '.join(tests), 'LIMIT': str(SLOWER * settings.number('TEST_TIMEOUT')), 'KEEP': '',
-                 'PARAMETERS': 'nested=1'}
     with tempfile.TemporaryDirectory(dir=base.b, prefix=f'{label}-', suffix='.tmp') as scratch:
         tmp = Path(scratch)
         files = [place.lab / 'machine/load']
         for name, other in (others or {}).items():
             files.append(tmp / f'{name}.ko')
             files[-1].symlink_to(other.dir / 'modules/kvm-amd.ko')
-        names = [t for t in tests if not t.startswith('load:')]
-        make_cd(root, kernel, tmp, boot.make_job(kernel, base.b / 'selftests', names, files, variables))
+        make_cd(root, kernel, tmp, boot.make_job(kernel, base.b / 'selftests', tests, files,
+                                                 limit=SLOWER * settings.number('TEST_TIMEOUT')))
         put(tmp / 'bochsrc', CONFIG.format(tmp=tmp, cpu=CPU, memory=MEMORY, console=result.console, log=result.log,
                                          said=said, magic=int(trace)))
         put(tmp / 'rc', 'c\n' + 'trace-mem on\nc\ntrace-mem off\nc\n' * 10000)

@@ -93,15 +93,18 @@ def make_initrd(kernel: Kernel, to: Path, job: dict[str, tuple[int, bytes | Path
     return to
 
 
-def make_job(kernel: Kernel, tests_dir: Path, tests: list[str], files: list[Path],
-             variables: dict[str, str]) -> dict[str, tuple[int, bytes | Path]]:
-    """What init reads and runs, see there: name -> (permissions, content)"""
+def make_job(kernel: Kernel, tests_dir: Path, tests: list[str], files: list[Path], *, limit: int, keep: bool = False,
+             parameters: str = 'nested=1') -> dict[str, tuple[int, bytes | Path]]:
+    """What init reads and runs, see there: name -> (permissions, content).  Tests that are among the files
+    are not looked for"""
+    variables = {'TESTS': ' '.join(tests), 'LIMIT': str(limit), 'KEEP': 'y' if keep else '', 'PARAMETERS': parameters}
     content: dict[str, tuple[int, bytes | Path]] = {
         'variables': (0o644, ''.join(f"{k}='{v}'\n" for k, v in variables.items()).encode())}
     for m in kernel.modules:
         if m.stem == 'kvm-amd':
             content['kvm-amd.ko'] = (0o644, m)
-    for t in dict.fromkeys(t.partition(':')[0] for t in tests if t != 'shell'):
+    elsewhere = {'shell', *(f.name for f in files)}
+    for t in dict.fromkeys(name for t in tests if (name := t.partition(':')[0]) not in elsewhere):
         if not (tests_dir / t).exists():
             raise Fatal(f'no test {t} in {rel(tests_dir)} (make selftests)')
         content[f'tests/{t}'] = (0o755, tests_dir / t)
@@ -225,9 +228,8 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, npt: int = 
         f.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=base.b, prefix=f'{label}-', suffix='.tmp') as scratch:
         tmp = Path(scratch)
-        variables = {'TESTS': ' '.join(tests), 'LIMIT': str(test_timeout or settings.number('TEST_TIMEOUT')),
-                     'KEEP': 'y' if keep else '', 'PARAMETERS': f'nested=1 npt={npt} {parameters}'.strip()}
-        job = make_job(kernel, tests_dir or base.b / 'selftests', tests, list(files), variables)
+        job = make_job(kernel, tests_dir or base.b / 'selftests', tests, list(files), keep=bool(keep),
+                       limit=test_timeout or settings.number('TEST_TIMEOUT'), parameters=f'nested=1 npt={npt} {parameters}'.strip())
         if not icount:
             cpio.disk(job, tmp / 'disk', DISK)
         # When a disk answers is up to the host, and no two boots would be the same
@@ -304,9 +306,8 @@ def shell(base: Base) -> None:
     tests_dir = selftests.build(base)
     with tempfile.TemporaryDirectory(dir=base.b, prefix='shell-', suffix='.tmp') as scratch:
         tmp = Path(scratch)
-        tests = [f.name for f in tests_dir.iterdir() if f.name != '.stamp']
-        cpio.disk(make_job(kernel, tests_dir, tests, [], {'TESTS': 'shell', 'LIMIT': '0', 'KEEP': '', 'PARAMETERS': 'nested=1'}),
-                  tmp / 'disk', DISK)
+        tests = [f for f in tests_dir.iterdir() if f.name != '.stamp']
+        cpio.disk(make_job(kernel, tests_dir, ['shell'], tests, limit=0), tmp / 'disk', DISK)
         accel = accelerator(False)
         argv = command(qemu.find(), kernel, make_initrd(kernel, tmp / 'initrd'), tmp / 'disk', accel,
                        settings.number('SMP'), '', 'quiet', False)

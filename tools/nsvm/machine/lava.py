@@ -26,7 +26,7 @@ from lib import jobs, ktap
 from lib.base import Base, put, read
 from lib.say import Fatal, say
 from lib.settings import rel, settings
-from machine import bochs, boot
+from machine import boot
 from source import debian, tree
 from source.debian import NOT_HERE
 
@@ -69,11 +69,11 @@ def make(base: Base, d: Path) -> dict[str, dict]:
     """The files, and the jobs"""
     import yaml
     kernel, tests = kernels.series_kernel(base), selftests.wanted(base)
-    variables = {'TESTS': ' '.join(tests), 'LIMIT': settings.TEST_TIMEOUT, 'KEEP': '', 'PARAMETERS': 'nested=1'}
     shutil.rmtree(d, ignore_errors=True)
     d.mkdir(parents=True)
-    shutil.copy(bochs.image(kernel), d / 'vmlinuz')
-    boot.make_initrd(kernel, d / 'cpio', boot.make_job(kernel, selftests.build(base), tests, [], variables))
+    shutil.copy(kernel.compressed, d / 'vmlinuz')
+    boot.make_initrd(kernel, d / 'cpio', boot.make_job(kernel, selftests.build(base), tests, [],
+                                                        limit=settings.number('TEST_TIMEOUT')))
     (d / 'ramdisk').write_bytes(gzip.compress((d / 'cpio').read_bytes(), 1, mtime=0))
     (d / 'cpio').unlink()
     where = settings.given.get('URL', f'file://{d}').rstrip('/')

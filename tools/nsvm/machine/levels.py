@@ -43,8 +43,7 @@ def vmm(root: Path) -> list[Path]:
 
 def initrd(kernel: Kernel, to: Path, what: str, files: list[Path]) -> None:
     """What runs "stack WHAT" with these files"""
-    variables = {'TESTS': f'stack:{what}', 'LIMIT': '9999', 'KEEP': '', 'PARAMETERS': 'nested=1'}
-    boot.make_initrd(kernel, to, boot.make_job(kernel, place.lab / 'machine', ['stack'], files, variables))
+    boot.make_initrd(kernel, to, boot.make_job(kernel, place.lab / 'machine', [f'stack:{what}'], files, limit=9999))
 
 
 def room(base: Base, kernel: Kernel, vmms: dict[str, Path], l2: str, more: dict[str, Path], to: Path) -> Path:

@@ -179,7 +179,8 @@ def moved(watch: Watch, log: str, how: str) -> list[Moved]:
 
 def wrong(m: Moved, restorer: str, last: bool = True) -> str:
     """What is not as it must be.  QEMU carries vmcb_pa only: on the series L2 has L1's PAT until L1 runs (which is
-    at once, if an interrupt is pending), and then its own; the base has one PAT.  The patched one carries all.  last: of those on one machine"""
+    at once, if an interrupt is pending), and then its own; the base has one PAT.  The patched one carries all.
+    last: of those on one machine"""
     guest = m.who.endswith('guest')
     p = m.phase
     if (m.flags != 'none' and bool(int(m.flags, 16) & 1)) != guest:
@@ -188,7 +189,7 @@ def wrong(m: Moved, restorer: str, last: bool = True) -> str:
         return f'vmcb12.g_pat is {m.g_pat}, and {m.end} in the end'
     if not p.l2:
         return 'L2 did not run'
-    if p.first[CARRIED] and not m.how.endswith('patched'):
+    if p.first[CARRIED] and not m.who.startswith('patched-'):
         return f'{p.first[CARRIED]} VMRUNs before L1 ran had the PAT of L2, which nobody carried'
     if p.right != (p.l2.total() if restorer == 'series' else 0):
         return f'of {p.l2.total()} VMRUNs after L1 ran {p.right} had {CARRIED}'

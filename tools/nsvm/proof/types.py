@@ -244,7 +244,8 @@ def main(args: list[str]) -> int:
     print('\n' + LEFT_OUT + table(*two, cases='npt_on.') + f'\n  the other cases, and MTRR type UC: {rel(base.results)}/types.txt\n')
     judge(report, found, refused)
     if base.is_default():
-        report.item(picture == read(PICTURE), f'{rel(PICTURE)} is the picture of this', f'cp {rel(base.results)}/types.svg {rel(PICTURE)}')
+        same = picture == read(PICTURE)
+        report.item(same, f'{rel(PICTURE)} is the picture of this', '' if same else f'cp {rel(base.results)}/types.svg {rel(PICTURE)}')
     for label, g_pats in zip(('base', 'series'), theirs):
         if g_pats:
             agree(report, label, found[label], g_pats)

@@ -11,16 +11,15 @@ from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
 from proof.story import COLOURS, Names
+from proof.types import NAMES, combined
 
-# Of PAT and MTRR, if the latter is WB
-TYPES = {'00': 'UC', '01': 'WC', '04': 'WT', '05': 'WP', '06': 'WB', '07': 'UC'}
 RESTORED = re.compile(r'T # stack: restored (\S+) flags (\S+) g_pat (\S+)')
 
 
 def page(pat: str) -> str:
     """The type of a page with PAT index 1: APM volume 2, "Combining Memory Types, MTRRs", with WB there and in
     the nested page table"""
-    return TYPES.get(pat[-4:-2], '?')
+    return combined(NAMES.get(int(pat[-4:-2], 16), '?'), 'WB') if pat else '?'
 
 
 @dataclass
@@ -121,7 +120,7 @@ def svg(panels: dict[str, Watch], names: Names) -> str:
     put(16, 48, f'From left to right: {longest:.0f} seconds of the emulated machine.', 'fill="#555"')
     x: float = 16
     for v in used:
-        label = f'{v[:8]}{v[8:]} {names.get(v, "")}'.strip()
+        label = f'{v} {names.get(v, "")}'.strip()
         box(x, 60, 14, 14, colour[v])
         put(x + 20, 72, label, 'fill="#222" font-size="12"')
         x += 36 + 7.4 * len(label)

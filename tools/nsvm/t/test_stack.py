@@ -35,8 +35,8 @@ SAID = '\n'.join([RESTORED[2:], '', *(f'# stack: L2 {n} reads {MINE}, memory is 
                   f'# stack: end flags 0100 g_pat {MINE}', ''])
 
 
-def wrong(kernel: str, *lines: str, said: str = SAID) -> str:
-    found = stack.moved(watch(RESTORED, *lines, believes=MINE), said, '')
+def wrong(kernel: str, *lines: str, said: str = SAID, how: str = '') -> str:
+    found = stack.moved(watch(RESTORED, *lines, believes=MINE), said, how)
     return stack.wrong(found[0], kernel)
 
 
@@ -62,6 +62,7 @@ class Phases(unittest.TestCase):
 
     def test_page(self) -> None:
         self.assertEqual([page(p) for p in (LINUX, MINE, RESET, '0001050600070406')], ['WC', 'WB', 'WT', 'WT'])
+        self.assertEqual((page(''), page('0007040600070206')), ('?', '?'))
 
     def judged(self, kernel: str, l2: str, said: str = '# stack: L2 is done', writes: int = 4) -> list[str]:
         """Verdicts if L2, whatever it wrote, or (with '') with that, runs with l2"""
@@ -93,6 +94,12 @@ class Migrations(unittest.TestCase):
     def test_series(self) -> None:
         for first in [self.first], []:		# none: an interrupt was pending
             self.assertEqual(wrong('series', *first, *self.later), '')
+
+    def test_patched(self) -> None:
+        """Only if it is the one that saved"""
+        lines, by_patched = [v('b', MINE), *self.later], SAID.replace('installed-guest', 'patched-guest')
+        self.assertEqual(wrong('series', *lines, said=by_patched), '')
+        self.assertIn('nobody carried', wrong('series', *lines, how='series, to patched'))
 
     def test_base(self) -> None:
         self.assertEqual(wrong('base', self.first, v('a', LINUX), v('b', LINUX)), '')

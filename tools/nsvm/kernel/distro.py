@@ -16,7 +16,7 @@ from lib import jobs
 from lib.base import Base, put, read
 from lib.say import Fatal, elapsed, say
 from lib.settings import place, rel
-from source import debian, tree
+from source import debian, release
 from source.debian import NOT_HERE
 
 FLAVOUR = 'cloud-amd64'
@@ -38,13 +38,6 @@ def runner(base: Base) -> list[str]:
     return debian.inside(Path(root)) if root else []
 
 
-def source_version(base: Base) -> str:
-    m = re.match(r'source linux-source-\S+ (\S+)', read(base.src / '.git/nsvm-source'))
-    if not m:
-        raise Fatal(f"{rel(base.src)} is from no package of Debian's, there are no headers for it", NOT_HERE)
-    return m[1]
-
-
 # ---- packages ----
 
 def headers_of(apt: debian.Archive, version: str) -> str:
@@ -58,14 +51,14 @@ def used(version: str) -> Path:
     return place.downloads / f'linux-{FLAVOUR}_{version}'
 
 
-def fetch_all(base: Base, version: str) -> tuple[str, list[Path]]:
+def fetch_all(version: str, suite: str) -> tuple[str, list[Path]]:
     """The release, and image, headers and what these need; what was fetched once counts
-    when the archive has it no longer"""
+    when the suite has it no longer"""
     names = read(used(version)).split()
     found = [debian.at_hand(name, version, '') for name in names[1:]]
     if names and all(found):
         return names[0], [deb for deb in found if deb]
-    with debian.Archive(base.key('suite')) as apt:
+    with debian.Archive(suite) as apt:
         apt.update()
         headers = headers_of(apt, version)
         if not headers:
@@ -148,24 +141,18 @@ def unpack(base: Base, release: str, debs: list[Path], to: Path) -> None:
 def get(base: Base) -> Path:
     """build/<base>/distro, made if it is not there; Fatal 3 if this base has no such kernel here"""
     d, tmp = base.b / 'distro', base.b / 'distro.tmp'
-    version = source_version(base)
+    version, suite, _ = release.of_src(base)
     root = info(base, 'root')
     kept = ' '.join(LOADED + MORE)
     if info(base, 'version') == version and info(base, 'kept') == kept and (not root or Path(root, 'packages').exists()):
         return d
-    try:
-        release, debs = fetch_all(base, version)
-    except Fatal as e:
-        if e.status != NOT_HERE or not tree.renew(base):
-            raise
-        version = source_version(base)
-        release, debs = fetch_all(base, version)
+    kernel, debs = fetch_all(version, suite)
     try:
         shutil.rmtree(tmp, ignore_errors=True)
-        unpack(base, release, debs, tmp)
-        headers = tmp / f'root/usr/src/linux-headers-{release}'
+        unpack(base, kernel, debs, tmp)
+        headers = tmp / f'root/usr/src/linux-headers-{kernel}'
         if not (headers / 'Module.symvers').exists():
-            raise Fatal(f'headers and image are of different ABIs: no linux-headers-{release} beside the image')
+            raise Fatal(f'headers and image are of different ABIs: no linux-headers-{kernel} beside the image')
         # They think that they are in /usr/src
         makefile = headers / 'Makefile'
         makefile.write_text(makefile.read_text().replace('/usr/src/', f'{d}/root/usr/src/'))
@@ -174,12 +161,13 @@ def get(base: Base) -> Path:
         root = ''
         programs = [f for name in ('modpost*', 'objtool*') for f in (tmp / 'root').rglob(name) if f.is_file()]
         unusable = not shutil.which(cc) or 'not found' in jobs.output(['sh', '-c', f'ldd {" ".join(map(str, programs))} 2>&1'], check=False)
-        if unusable and debian.Archive(base.key('suite')).suite:
+        if unusable and debian.Archive(suite).suite:
             # Headers, and the programs in them, are for a newer release
-            root = debian.root(base.key('suite'), f'{base.key("suite")}-tools', [cc, *TOOLS])
-        put(tmp / 'info', f'version {version}\nrelease {release}\nheaders {d}/root/usr/src/linux-headers-{release}\n'
+            newer = suite.removesuffix('-security')
+            root = debian.root(newer, f'{newer}-tools', [cc, *TOOLS])
+        put(tmp / 'info', f'version {version}\nrelease {kernel}\nheaders {d}/root/usr/src/linux-headers-{kernel}\n'
                           f'compiler {cc}\nroot {root}\nkept {kept}\n')
-        put(used(version), ' '.join([release, *(d.name.split('_')[0] for d in debs)]) + '\n')
+        put(used(version), ' '.join([kernel, *(d.name.split('_')[0] for d in debs)]) + '\n')
         shutil.rmtree(d, ignore_errors=True)
         tmp.replace(d)
     finally:

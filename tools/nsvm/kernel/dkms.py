@@ -14,6 +14,7 @@ from lib import jobs
 from lib.base import Base, put, read
 from lib.say import Fatal
 from lib.settings import place, rel
+from source import release
 from source import tree as source_tree
 
 NAME = 'nsvm-pat'
@@ -25,7 +26,7 @@ def version(base: Base) -> str:
     not in patches/"""
     series = re.search(r'^v([0-9]+):', read(base.dir / 'changes'), re.M)
     own = '' if source_tree.is_ours(base) else f'+{base.worktree()[:8]}'
-    return f'{distro.source_version(base)}+v{series[1] if series else 1}{own}'
+    return f'{release.of_src(base)[0]}+v{series[1] if series else 1}{own}'
 
 
 def values(release: str, version: str, modules: list[str]) -> dict[str, str]:
@@ -65,7 +66,7 @@ def write(base: Base, to: Path, version: str) -> None:
         put(src / KVM / 'Kbuild', read(src / KVM / 'Kbuild') + f'{m}-y += {m}-version.o\n')
     filled = values(distro.info(base, 'release'), version, modules)
     filled['MAINTAINER'] = maintainer = re.search(r'^M:\s*(.*)$', read(place.top / 'MAINTAINERS'), re.M)[1]
-    filled['SOURCE'] = f'{base.key("package")} {distro.source_version(base)}'
+    filled['SOURCE'] = f'{base.key("package")} {release.of_src(base)[0]}'
     for f in (place.lab / 'kernel/dkms').iterdir():
         put(to / 'debian' / f.name, fill(f.name, filled))
     put(to / 'debian/install', 'usr\n')

@@ -103,7 +103,6 @@ def base_kernel(base: Base) -> Kernel:
 
 def series_kernel(base: Base, debug: bool = False) -> Kernel:
     base.need_tree()
-    is_packaged(base, debug)	# may move src to another version
     return tree_kernel(base, base.worktree(), '', 'kernel', base.b / f'kernel{flavour(debug)}', debug, quiet=False)
 
 
@@ -112,17 +111,16 @@ def fixed_kernel(base: Base, debug: bool = False) -> Kernel:
     if not base.key('fixes'):
         return series_kernel(base, debug)
     base.need_tree()
-    is_packaged(base, debug)
     return tree_kernel(base, source_tree.with_fixes(base), 'fixed', 'kernel-fixed',
                        base.b / f'kernel-fixed{flavour(debug)}', debug, quiet=False)
 
 
 def step_kernel(base: Base, n: int) -> Kernel:
-    is_packaged(base)
-    commits = base.commits()
-    if len(commits) != len(base.series()):
+    """After patch n of the series"""
+    commits, applied = base.commits(), base.applied()
+    if len(commits) != len(applied):
         raise Fatal(f'{rel(base.src)} has other commits than patches/')
-    return tree_kernel(base, commits[n - 1], 'step', f'step-{n}', base.b / f'steps{flavour(False)}/{n}', quiet=False)
+    return tree_kernel(base, commits[applied.index(n)], 'step', f'step-{n}', base.b / f'steps{flavour(False)}/{n}', quiet=False)
 
 
 def main(args: list[str]) -> int:

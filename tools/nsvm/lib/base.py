@@ -122,6 +122,18 @@ class Base:
         """The patches, in order"""
         return lines(self.dir / 'series')
 
+    def left_out(self) -> list[str]:
+        """Patches that were not applied to src, because it has them from upstream"""
+        return read(self.src / '.git/nsvm-left-out').split()
+
+    def applied(self) -> list[int]:
+        """The numbers of the patches that src has, each with a commit of its own"""
+        return [n for n, name in enumerate(self.series(), 1) if name not in self.left_out()]
+
+    def unpatched(self) -> int:
+        """After how many patches of the series the tag base is: those that it has from upstream"""
+        return len(self.left_out())
+
     def series_id(self) -> str:
         for p in self.series():
             if not (self.dir / p).exists():

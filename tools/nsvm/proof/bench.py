@@ -70,7 +70,7 @@ class Subject:
 def own(base: Base, wanted: list[str]) -> list[Subject]:
     """A patch that leaves the kernel's sources alone makes no kernel of its own"""
     where = selftests.build(base, [PROGRAM])
-    steps = {str(n + 1): partial(kernels.step_kernel, n=n + 1) for n in range(len(base.series()))}
+    steps = {str(n): partial(kernels.step_kernel, n=n) for n in base.applied()}
     make = {'base': kernels.base_kernel, **steps, 'series': kernels.series_kernel}
     found = [Subject(label, base.name, make[label](base), where) for label in make if not wanted or label in wanted]
     return [s for before, s in zip([None, *found], found)

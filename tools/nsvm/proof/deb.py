@@ -122,7 +122,7 @@ def check(base: Base, deb: Path) -> int:
     report.item(host.files() == before, 'dkms remove: /lib/modules is as it was')
     host.prepare('deb-removed')
     both = jobs.together(lambda: host.boot('deb-installed', host.version), lambda: host.boot('deb-removed', ''))
-    for found, which, n in zip(both, (f'kvm_amd {host.version}', "Debian's kvm_amd"), (len(base.series()), 0)):
+    for found, which, n in zip(both, (f'kvm_amd {host.version}', "Debian's kvm_amd"), (len(base.series()), base.unpatched())):
         load = next(c for c in found if c.test == 'load')
         report.item(load.verdict, f'modprobe loads {which}', load.reason)
         good, text = expected.compare(base, found, n)

@@ -31,7 +31,7 @@ from lib.settings import place, rel, settings
 from machine import bochs, boot, qemu
 from machine.boot import Boot
 from proof import expected, vmruns
-from source import debian, export, tree
+from source import apply, debian, export, package, tree
 
 Items = list[Item]
 Chain = list[tuple[str, Callable[[], Items]]]	# titles, and what gives their items, in this order
@@ -137,12 +137,19 @@ def same_export(base: Base) -> str:
 
 
 def series_items(base: Base) -> Items:
-    applied: list[str] = []
-    items = [attempt('the patches apply with plain git am', lambda: applied.append(tree.apply_in(base, base.src, tree.patches(base))))]
-    if applied:
-        same = base.git('rev-parse', f'{applied[0]}^{{tree}}') == base.git('rev-parse', 'HEAD^{tree}')
-        items += [item(same, 'the tree is what the patches make of the base'),
-                  attempt('make patches changes nothing', lambda: same_export(base))]
+    """On another release than the series was made on, patches may need -C1, or be upstream"""
+    name, made = 'the patches apply with plain git am', []
+    items = [attempt(name, lambda: made.append(apply.apply_in(base, base.src, apply.patches(base))))]
+    if not made:
+        return items
+    applied = made[0]
+    if applied.loose or applied.left_out:
+        stale = [f'{where}: -C1' for where in applied.loose] + [f'{patch} is upstream' for patch in applied.left_out]
+        items = [item('skip', name, f'{package.release(base.src)}: {", ".join(stale)}')]
+    same = base.git('rev-parse', f'{applied.commit}^{{tree}}') == base.git('rev-parse', 'HEAD^{tree}')
+    items.append(item(same, 'the tree is what the patches make of the base'))
+    if items[0].verdict != 'skip':
+        items.append(attempt('make patches changes nothing', lambda: same_export(base)))
     return items
 
 
@@ -197,15 +204,15 @@ def neighbours(base: Base, two: list[Kernel], boots: list[Boot], npt: int, tests
 def two_kernels(base: Base, two: list[Kernel], npt: int, tests: list[str]) -> Items:
     """Base and series with all PAT tests"""
     items: Items = []
-    n, pats = len(base.series()), selftests.pat_tests(base)
+    n, stock, pats = len(base.series()), base.unpatched(), selftests.pat_tests(base)
     was, now = jobs.together(*(lambda k=k, label=label: booted(base, k, f'{label}-npt{npt}', [*pats, *tests], f'{label} boots, npt={npt}', items, npt=npt)
                                for k, label in zip(two, ('base', 'series'))))
     if npt:
-        items += as_expected('PAT tests on the base', was, base, 0) + watched('what only the view sees on the base', was, base, 0)
+        items += as_expected('PAT tests on the base', was, base, stock) + watched('what only the view sees on the base', was, base, stock)
         items += as_expected('PAT tests on the series', now, base, n) + watched('VMRUNs on the series', now, base)
     else:
         items += [judged(f'PAT tests on the {label}, npt=0', expected.without_npt(base, ktap.cases(b.text()), n_of))
-                  for label, b, n_of in (('base', was, 0), ('series', now, n)) if b]
+                  for label, b, n_of in (('base', was, stock), ('series', now, n)) if b]
         items += watched('VMRUNs on the series, npt=0', now, base)
     return items + (neighbours(base, two, [was, now], npt, tests) if was and now else [])
 
@@ -219,7 +226,7 @@ def smp(base: Base, series: Kernel) -> Items:
 
 def on_bochs(base: Base, two: list[Kernel]) -> Items:
     """PAT tests of both kernels on the other machine, of the series with nrips=0 as well"""
-    n, pats = len(base.series()), selftests.pat_tests(base)
+    n, stock, pats = len(base.series()), base.unpatched(), selftests.pat_tests(base)
     try:
         tests = [*pats, 'load:series.ko:nested=1', *pats, 'load:series.ko:nested=1:nrips=0', *pats]
         b, _ = bochs.run(two[0], 'bochs', tests, base=base, others={'series': two[1]})
@@ -228,7 +235,7 @@ def on_bochs(base: Base, two: list[Kernel]) -> Items:
     found = [ktap.cases(section) for section in bochs.sections(b.text())]
     refused = bochs.refused(base.results / 'bochs.bochs')
     return [*(judged(f'PAT tests on {what}, on Bochs', expected.compare(base, cases, patches))
-              for what, cases, patches in zip(('the base', 'the series', 'the series with nrips=0'), found, (0, n, n))),
+              for what, cases, patches in zip(('the base', 'the series', 'the series with nrips=0'), found, (stock, n, n))),
             item(not refused, "Bochs' CPU refuses no VMRUN", refused[0][1] if refused else '')]
 
 
@@ -268,7 +275,7 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
     first = [('Emulated machine, npt=1', lambda: two_kernels(base, two, 1, tests)),
              ('The checker itself: a log that is right, spoilt', lambda: checker(base))]
     steps = ('Each patch builds (W=1, KVM_WERROR) and boots in its turn',
-             lambda: [i for n in range(1, len(base.series()) + 1) for i in step(base, n)])
+             lambda: [i for n in base.applied() for i in step(base, n)])
     short = [('Emulated machine, npt=0', lambda: two_kernels(base, two, 0, tests)),
              ('Two CPUs', lambda: smp(base, two[1])),
              ('Style (checkpatch; Signed-off-by is the sender\'s)', lambda: style(base))]

@@ -39,6 +39,8 @@ from lib.base import Base, digest, git, git_ok, put, read
 from lib.say import Fatal, Ticker
 from lib.settings import place, rel, settings
 from machine import qemu
+from source import apply as source_apply
+from source import package
 from source import tree as source_tree
 
 GROUPS = ('The mails', 'Code', 'Configurations (arch/x86/kvm, gcc, W=1, KVM_WERROR)', 'User-space ABI',
@@ -71,7 +73,8 @@ class Series:
         return self.git('log', '-1', f'--format={form}', self.commits[n])
 
     def patch(self, n: int) -> Path:
-        return self.base.dir / self.base.series()[n - 1]
+        # Those that were left out come first
+        return self.base.dir / self.base.series()[n - 1 - self.n]
 
     def kernel(self) -> kernels.Kernel:
         """What is in src, with edits, if anything is"""
@@ -218,21 +221,22 @@ def part(base: Base) -> Path:
         base.git('worktree', 'prune')
         base.git('worktree', 'add', '-q', '--no-checkout', '--detach', str(tree), 'base')
         if base.linux:
-            git(tree, 'sparse-checkout', 'set', '--no-cone', *(f'/{p}' for p in source_tree.PART))
+            git(tree, 'sparse-checkout', 'set', '--no-cone', *(f'/{p}' for p in package.PART))
     return tree
 
 
 def apply(base: Base, tree: Path) -> Series:
-    """What plain git makes of them, as of someone without any setting"""
+    """What git am makes of them, as of someone without any setting"""
     # A worktree of src has its tag base, another repository that of the source
     commit = base.root() if (tree / '.git').is_file() else git(tree, 'rev-parse', 'base^{commit}')
-    file, todo = base.b / f'check/{tree.name}.applied', source_tree.patches(*base.before, base)
+    file, todo = base.b / f'check/{tree.name}.applied', source_apply.patches(*base.before, base)
     of, commits = digest(commit, *(b.series_id() for b in (*base.before, base))), read(file).split()
     if commits[:1] != [of]:
-        last = source_tree.apply_in(base, tree, todo, commit)
-        git(tree, 'update-ref', 'refs/nsvm/check', last)
-        every = [commit, *git(tree, 'rev-list', '--reverse', f'{commit}..{last}').split()]
-        commits = [of, *every[-len(base.series()) - 1:]]
+        applied = source_apply.apply_in(base, tree, todo, commit)
+        git(tree, 'update-ref', 'refs/nsvm/check', applied.commit)
+        every = [commit, *git(tree, 'rev-list', '--reverse', f'{commit}..{applied.commit}').split()]
+        count = sum(name not in applied.left_out for name in base.series())
+        commits = [of, *every[-count - 1:]]
         put(file, '\n'.join(commits) + '\n')
     return Series(base, tree, commits[1:])
 

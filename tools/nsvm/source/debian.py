@@ -47,7 +47,7 @@ def has_sum(file: Path, sha256: str) -> bool:
 
 
 class Archive:
-    """The machine's own, or with a suite that one's
+    """The machine's own ("" or "own"), or with a suite that one's
 
     kind: of a suite, "deb" (its packages), "own" (with the machine's, which know the
     packages that are installed), "root" (with those of the release that backports are for)
@@ -55,7 +55,7 @@ class Archive:
 
     def __init__(self, suite: str = '', kind: str = 'deb') -> None:
         own = codename()
-        if suite in (own, f'{own}-updates', f'{own}-security') and kind == 'deb':
+        if suite == 'own' or suite in (own, f'{own}-updates', f'{own}-security') and kind == 'deb':
             suite = ''
         if suite and not re.fullmatch(r'[a-z0-9-]+', suite):
             raise Fatal(f'suite {suite} is no name of a suite')

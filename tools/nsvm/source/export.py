@@ -10,7 +10,8 @@ In the cover letter the list of patches and the diffstat are made anew.  With DI
 written there instead.  Byte-stable: exporting what was applied gives the same files.
 
 Exit status: 0 exported; 1 refused, and patches/, overlay and src are as they were.  Refused
-is whatever would lose a commit: edits, fixups that are not squashed, a commit without changes.
+is whatever would lose a commit: edits, fixups that are not squashed, a commit without changes, a
+patch that was left out.
 """
 import re
 import shutil
@@ -28,6 +29,9 @@ FORMAT = ('--zero-commit', '--no-signature', '--no-numbered', '--full-index', '-
 def commits_of(base: Base) -> list[str]:
     """The series as it is in src; Fatal if it is none"""
     where, commits = rel(base.src), base.commits()
+    if base.left_out():
+        raise Fatal(f'{where} lacks {", ".join(base.left_out())}, as it has the change from upstream: '
+                    'export from a release that needs it')
     if not base.is_clean():
         raise Fatal(f'{where} has edits that are in no commit: commit them first')
     if not base.git('symbolic-ref', '-q', 'HEAD', check=False):

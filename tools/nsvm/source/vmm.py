@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lib import jobs
 from lib.base import Base, digest, names, put, read
-from source import debian, setup, tree
+from source import debian, package, setup, tree
 
 BINARY = 'qemu-system-x86_64'
 CONFIGURE = ['--target-list=x86_64-softmmu', '--without-default-features', '--enable-kvm', '--disable-tcg',
@@ -41,7 +41,7 @@ def configure(base: Base, env: dict[str, str]) -> Path:
             (base.src / f'pc-bios/{name}.bz2').touch()
         put(base.src / '.git/info/exclude', '/pc-bios/*.bz2\n')
         obj.mkdir(exist_ok=True)
-        jobs.step('VMM', base.logs / 'configure.log', f'QEMU {tree.release(base.src)} configured',
+        jobs.step('VMM', base.logs / 'configure.log', f'QEMU {package.release(base.src)} configured',
                   [base.src / 'configure', *CONFIGURE], 'configure of QEMU failed', cwd=obj, env=env)
         put(obj / 'nsvm-configured', this)
     return obj

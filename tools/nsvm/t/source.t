@@ -74,6 +74,41 @@ case(0, 'no network, but an archive of another version', released, apt='off')
 base()
 without_src()
 
+# ---- which release is used ----
+
+strict, refused = r'Linux 9\.9\.9 \(9\.9\.9-1\), the release', rf'0002-patch-2\.patch does not apply: {nested}:[0-9]+'
+base('package: linux-source-9.9', 'suite: own', 'suite: older', 'version: 9.9.9-1')
+toyapt.source('9.9.10', 'twenty')
+case(0, 'the newest release conflicts: an older one is used', strict + rf'.*9\.9\.10-1 is not used: {refused}')
+without_src()
+toyapt.source('9.9.11', 'eighteen', 18)
+loose = rf'0002-patch-2\.patch at {nested}:[0-9]+'
+case(0, 'the newest takes -C1: a strict one of the same suite is used',
+     strict + rf'.*9\.9\.11-1 is not used: takes {loose} only with git am -C1', 'tree', 'series')
+without_src()
+(archive / DEB).rename(top / DEB)
+case(0, 'no strict one in the own suites: the newest that takes -C1', rf'Linux 9\.9\.11 .*{loose} does not apply strictly: git am -C1.*2 patches',
+     'tree', 'series')
+is_('eighteen' in (tree / nested).read_text(), True, 'is that one')
+without_src()
+(archive / DEB.replace('9.9.9-', '9.9.11-')).unlink()
+(archive / 'older').mkdir()
+shutil.copy(top / DEB, archive / 'older')
+case(0, 'no release of the own suites takes the patches: one of another suite', rf'Linux 9\.9\.9 \(9\.9\.9-1 of older\).*9\.9\.10-1 is not used: {refused}')
+is_('suite older\n' in (tree / '.git/nsvm-source').read_text(), True, 'image and headers are to be taken from there')
+without_src()
+shutil.rmtree(archive / 'older')
+case(0, 'no suite has one, but it was fetched once', rf'Linux 9\.9\.11 .*{loose}', 'tree', 'series')
+without_src()
+for f in downloads.glob('linux-source*'):
+    f.unlink()
+case(3, 'there is none', rf'tree: linux-source-9\.9 9\.9\.10-1: {refused} \(for toy; LINUX= takes', 'tree', 'series')
+is_(tree.exists(), False, 'and no tree')
+(top / DEB).rename(archive / DEB)
+(archive / DEB.replace('9.9.9-', '9.9.10-')).unlink()
+git(work, 'reset', '-q', '--hard', 'made')
+base()
+
 # ---- a file of a source package ----
 
 of_source = ('source: linux', 'suite: toy-suite', 'version: 9.9.9-1', f'file: {TAR}')
@@ -120,7 +155,7 @@ was = git(tree, 'rev-parse', 'HEAD')
 second, names = patches / '0002-patch-2.patch', (patches / 'series').read_text()
 right = second.read_text()
 second.write_text(right.replace('\n-20\n', '\n-twenty\n'))
-case(1, 'a patch does not apply', rf'0002-patch-2\.patch does not apply: {nested}:[0-9]+$', *series)
+case(1, 'a patch does not apply', rf'0002-patch-2\.patch does not apply: {nested}:[0-9]+ \(this is 9\.9\.9; without .*src, a release', *series)
 is_((git(tree, 'rev-parse', 'HEAD'), git(tree, 'status', '--porcelain')), (was, ''), 'the tree is as before')
 second.write_text(right)
 case(0, 'the corrected one does', applied, *series)
@@ -199,4 +234,9 @@ case(0, 'LINUX= takes the series', applied, *series, f'LINUX={work}', 'LINUX_REF
 is_(run(*state, where=work).stdout, was, 'and that tree is left alone')
 case(1, 'LINUX= has a part of the series', r'0001-patch-1\.patch does not apply.*has that change already',
      *series, f'LINUX={work}', 'LINUX_REF=HEAD~1')
+base(*toyapt.PACKAGED, f'upstream: 0001-patch-1.patch patch {nested}')
+case(0, 'unless it is known as upstream: then that patch is left out', r'0001-patch-1\.patch is left out.* 1 patches',
+     *series, f'LINUX={work}', 'LINUX_REF=HEAD~1')
+case(1, 'make patches does not lose it', 'lacks 0001-patch-1.patch', 'export', f'LINUX={work}', 'LINUX_REF=HEAD~1')
+case(0, 'where it is not upstream, it is applied', '2 patches', *series, f'LINUX={work}', 'LINUX_REF=HEAD~2')
 print(f'1..{toy.count}')

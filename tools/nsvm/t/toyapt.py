@@ -12,7 +12,7 @@ from typing import Callable
 from toy import b, git, is_, nsvm, patches, run, script, top
 from kernel import module
 from lib.say import Fatal
-from source import debian, tree
+from source import debian, package
 
 bins, archive, downloads, work = top / 'bin', top / 'archive', top / 'build/dl', top / 'work'
 nested = 'arch/x86/kvm/svm/nested.c'
@@ -21,12 +21,16 @@ PACKAGED = ('package: linux-source-9.9', 'version: 9.9.9-1')
 PATH = os.environ['PATH']
 os.environ.update(PATH=f'{bins}:{PATH}', NSVM_AS_ROOT='env')
 
-APT_GET = '''for last; do :; done
+# What is in the directory archive/<suite> is that suite's alone
+WHERE = '''A=ARCHIVE
+for suite in ARCHIVE/*/; do [ -d "$suite" ] && case $* in */apt/$(basename "$suite")-*) A=${suite%/};; esac; done
+'''
+APT_GET = WHERE + '''for last; do :; done
 name=${last%%=*} version=
 case $last in *=*) version=${last#*=};; esac
 no() { echo "E: $*" >&2; exit 100; }
 net() { case $FAKE_APT in off|none|missing) no "Failed to fetch http://localhost/x  Could not connect";; esac; }
-deb() { ls ARCHIVE/${name}_${version:-*}_*.deb | sort -V | tail -n 1; }
+deb() { ls $A/${name}_${version:-*}_*.deb | sort -V | tail -n 1; }
 sum() { echo "'http://localhost/x' $(basename "$1") 1 SHA256:$(sha256sum <"$1" | cut -d ' ' -f 1)"; }
 case $FAKE_APT,$* in
 no-archive,*indextargets*) ;;
@@ -48,21 +52,23 @@ INT|TERM) head -c 100000 ARCHIVE/TAR >"$to"; echo $$ >ARCHIVE/pid; sleep 0.5; ki
 truncated) head -c 100000 ARCHIVE/TAR >"$to";;
 *) echo "E: Failed to fetch http://localhost/t.xz  404  Not Found" >&2; exit 100;;
 esac'''
-APT_CACHE = '''for last; do :; done
-case $* in
-*search*) ls ARCHIVE | sed -n 's/_.*deb$//p' | grep -E "$last";;
-*) for p; do for f in ARCHIVE/${p}_*.deb; do [ ! -f "$f" ] || dpkg-deb -f "$f"; echo; done; done;;
+APT_CACHE = WHERE + '''for last; do :; done
+case $FAKE_APT,$* in
+none,*|gone,*|other,*) ;;
+*search*) ls $A | sed -n 's/_.*deb$//p' | grep -E "$last";;
+*) for p; do for f in $A/${p}_*.deb; do [ ! -f "$f" ] || dpkg-deb -f "$f"; echo; done; done;;
 esac'''
 
 
-def deb(name: str, version: str, files: dict[str, bytes], arch: str = 'all') -> None:
+def deb(name: str, version: str, files: dict[str, bytes], arch: str = 'all', to: str = '') -> None:
     d = top / 'deb'
+    (archive / to).mkdir(exist_ok=True)
     shutil.rmtree(d, ignore_errors=True)
     control = f'Package: {name}\nVersion: {version}-1\nArchitecture: {arch}\nMaintainer: x <x@x>\nDescription: toy\n'
     for path, data in {**files, 'DEBIAN/control': control.encode()}.items():
         (d / path).parent.mkdir(parents=True, exist_ok=True)
         (d / path).write_bytes(data)
-    assert run('dpkg-deb', '-Znone', '--build', '--root-owner-group', d, archive).returncode == 0
+    assert run('dpkg-deb', '-Znone', '--build', '--root-owner-group', d, archive / to).returncode == 0
 
 
 def commit(message: str, *edit: str) -> None:
@@ -73,13 +79,13 @@ def commit(message: str, *edit: str) -> None:
     git(work, 'commit', '-q', '-m', message)
 
 
-def source(version: str, line: str = '20') -> None:
-    """A kernel with what tree.py and module.py look for, in work and as packages; lines of nested.c are
-    their numbers, but the twentieth"""
+def source(version: str, line: str = '20', at: int = 20, to: str = '') -> None:
+    """A kernel with what package.py and module.py look for, in work and as packages; lines of nested.c are
+    their numbers, but for one, by default the twentieth; to: the suite that has it, instead of the own one"""
     numbers = dict(zip(('VERSION', 'PATCHLEVEL', 'SUBLEVEL'), version.split('.')))
-    files = {re.sub(r'\[.*', 'kvm', p).replace('*', 'x'): b'' for p in tree.PART}
+    files = {re.sub(r'\[.*', 'kvm', p).replace('*', 'x'): b'' for p in package.PART}
     files |= {f: b'' for f in ('arch/x86/kvm/Makefile', 'virt/kvm/x', module.UAPI)}
-    files |= {nested: ''.join(f'{n}\n' for n in range(1, 101)).replace('20\n', f'{line}\n', 1).encode(),
+    files |= {nested: ''.join(f'{n}\n' for n in range(1, 101)).replace(f'{at}\n', f'{line}\n', 1).encode(),
               'Makefile': ''.join(f'{k} = {v}\n' for k, v in numbers.items()).encode(),
               'include/ballast': os.urandom(400000), 'scripts/extract-vmlinux': b'cat "$1"'}
     for directory in {str(d) for f in files for d in Path(f).parents}:
@@ -88,10 +94,10 @@ def source(version: str, line: str = '20') -> None:
         (work / name).parent.mkdir(parents=True, exist_ok=True)
         (work / name).write_bytes(data)
     commit(version)
-    package, tar = top / 'tar.xz', archive / f'linux_{version}.orig.tar.xz'
-    for name, to in (('linux-source-9.9', package), (f'linux-{version}', tar)):
-        run('sh', '-c', f'git archive --prefix={name}/ HEAD | xz -0 >{to}', where=work)
-    deb('linux-source-9.9', version, {'usr/src/linux-source-9.9.tar.xz': package.read_bytes()})
+    in_package, tar = top / 'tar.xz', archive / f'linux_{version}.orig.tar.xz'
+    for name, tarball in (('linux-source-9.9', in_package), (f'linux-{version}', tar)):
+        run('sh', '-c', f'git archive --prefix={name}/ HEAD | xz -0 >{tarball}', where=work)
+    deb('linux-source-9.9', version, {'usr/src/linux-source-9.9.tar.xz': in_package.read_bytes()}, to=to)
 
 
 def base(*more: str) -> None:
@@ -113,11 +119,12 @@ def make() -> None:
     commit('patch 2', '^20$', 'patch 2')
     git(work, 'format-patch', '-q', '--no-numbered', '-o', str(patches), 'HEAD~2')
     (patches / 'series').write_text('0001-patch-1.patch\n0002-patch-2.patch\n')
+    git(work, 'tag', 'made')
     base()
 
 
 def half_made() -> list[str]:
-    found = [*(top / 'build').rglob('*.tmp'), *downloads.glob('tmp*'), *b.glob('newer')]
+    found = [*(top / 'build').rglob('*.tmp'), *downloads.glob('tmp*'), *b.glob('candidate-*')]
     return [str(f) for f in found if '.git' not in f.parts]
 
 

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A packaged source becomes a git tree with tag base"""
+import re
+import shutil
+import time
+from pathlib import Path
+
+from lib import jobs
+from lib.base import Base, git, put, read
+from lib.say import Fatal, elapsed, say
+from lib.settings import place
+from source import debian
+
+# Patterns for tar, "*" across directories, and for git's sparse checkout.  Each is in
+# every kernel; top-level Makefiles make it a kernel tree for get_maintainer.pl.  The
+# selftests of 7.3 have links to headers of drivers.
+PART = ['COPYING', 'CREDITS', 'Kbuild', 'Kconfig', 'LICENSES', 'MAINTAINERS', 'Makefile', 'README',
+        'Documentation/virt', 'arch/x86', 'drivers/Makefile', 'drivers/dma/*.h', 'drivers/net/ethernet/intel/*.h',
+        'fs/Makefile', 'include', 'init/Makefile', 'ipc/Makefile', 'kernel/Makefile', 'lib/Makefile', 'scripts',
+        'tools/arch/x86', 'tools/build', 'tools/include', 'tools/lib', 'tools/scripts', 'tools/testing/selftests/*.*',
+        'tools/testing/selftests/Makefile', 'tools/testing/selftests/[krv]*', 'usr', 'virt']
+QEMU = ['[!r]*', 'r[!o]*']	# without roms/, two thirds of it
+
+
+def part_of(base: Base) -> list[str]:
+    """Patterns of what a series, KVM's modules, selftests and user-space headers need"""
+    return QEMU if base.is_vmm() else PART
+
+
+def release(src: Path) -> str:
+    """Such as 6.12.117"""
+    return read(src / 'VERSION').strip() or kernel_version(read(src / 'Makefile'))
+
+
+def kernel_version(makefile: str) -> str:
+    numbers = [re.search(rf'^{part} *= *(\S+)', makefile, re.M) for part in ('VERSION', 'PATCHLEVEL', 'SUBLEVEL')]
+    if not all(numbers):
+        raise Fatal('no kernel: its Makefile has no VERSION, PATCHLEVEL and SUBLEVEL')
+    return '.'.join(number[1] for number in numbers)
+
+
+def tar_of(archive: Path) -> tuple[str, str]:
+    """A command that prints the tar, compressed, of a linux-source package or a tarball; its top directory"""
+    if archive.suffix == '.deb':
+        top = archive.name.split('_')[0]
+        return f"dpkg-deb --fsys-tarfile '{archive}' | tar -xOf - './usr/src/{top}.tar.xz'", top
+    return f"cat '{archive}'", re.sub(r'_(.*?)(\+ds)?\.orig.*', r'-\1', archive.name)
+
+
+def unpack(archive: Path, to: Path, part: list[str]) -> None:
+    """All that is in it, or a part, without its top directory"""
+    command, top = tar_of(archive)
+    to.mkdir(parents=True)
+    patterns = ' '.join(f"'{top}/{p}'" for p in part)
+    script = f"{command} | tar -x -I 'xz -d -T0' -C '{to}' --strip-components=1 --anchored --wildcards {patterns}"
+    jobs.step('TREE', place.build / 'unpack.log', f'{archive.name} unpacked{", what a series needs" if part else ""}',
+              ['bash', '-o', 'pipefail', '-c', script], f'cannot unpack {archive.name}')
+    if not (to / 'Makefile').exists():
+        raise Fatal(f'{archive.name} holds no source')
+
+
+def commit_all(where: Path, message: str) -> None:
+    """Every file is a big file: they go to one pack, instead of one file each"""
+    when = '@1577836800 +0000'
+    git(where, 'init', '-q', '-b', 'series')
+    git(where, '-c', 'core.bigFileThreshold=1', '-c', 'core.compression=1', 'add', '-A', '-f')
+    git(where, 'commit', '-q', '-m', message, env={'GIT_AUTHOR_DATE': when, 'GIT_COMMITTER_DATE': when})
+    git(where, 'tag', 'base')
+
+
+def make_tree(base: Base, archive: Path, to: Path, part: list[str], suite: str = '') -> None:
+    """The directory to becomes a git tree of that archive, whole or not at all.
+
+    Args:
+        archive: a linux-source package or a tarball, in build/dl.
+        part: patterns of what is taken of it; none: all.
+        suite: where it is from, "" is the machine's own archive.
+    """
+    tmp = to.with_name(f'{to.name}.tmp')
+    shutil.rmtree(tmp, ignore_errors=True)
+    try:
+        unpack(archive, tmp, part)
+        kernel, begin = release(tmp), time.monotonic()
+        package = base.key('package') or base.key('source')
+        commit_all(tmp, f"{base.project()} {kernel}, Debian's {package}")
+        say('TREE', f'git tree made, tag base ({elapsed(begin)})')
+        version = debian.version_of(archive) if archive.suffix == '.deb' else base.key('version')
+        sha256 = read(archive.with_name(f'{archive.name}.sha256')).strip()
+        put(tmp / '.git/nsvm-source', f'source {base.key("package") or base.key("file")} {version}\n'
+                                      f'suite {suite or "own"}\nsha256 {sha256} {archive.name}\n')
+        put(tmp / '.git/nsvm-base', git(tmp, 'rev-parse', 'HEAD') + '\n')
+        shutil.rmtree(to, ignore_errors=True)
+        tmp.replace(to)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)

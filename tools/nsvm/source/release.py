@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Which release of a base is used: decided here, once, from what can be had and what takes the patches
+
+A base is a line of kernels.  In this order, each the newest one:
+
+  1. of the machine's own suites, or the first of "suite:" in BASE, one that takes the patches strictly
+  2. of those, one that takes them with git am -C1
+  3. of the other suites in BASE, and of what is in build/dl, one that takes them, strictly or else with -C1
+
+What is not the first choice is said in one line, with patch, file and line.
+"""
+import re
+import shutil
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cmp_to_key
+from pathlib import Path
+from typing import Iterator
+
+from lib import jobs
+from lib.base import Base, read
+from lib.say import Fatal, say
+from lib.settings import place, rel
+from source import apply, debian, package, setup
+from source.debian import NOT_HERE
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A release that can be had"""
+    version: str		# of the package
+    archive: debian.Archive | None = None		# that has it; None: build/dl has it
+
+    def __str__(self) -> str:
+        if not self.archive:
+            return f'{self.version}, in {rel(place.downloads)}'
+        return f'{self.version} of {self.archive.suite}' if self.archive.suite else self.version
+
+
+@dataclass
+class Candidate:
+    """An offer that was unpacked, and what git am made of the patches"""
+    offer: Offer
+    tree: Path
+    kernel: str
+    applied: apply.Applied | None = None
+    refusal: str = ''		# why nothing was applied
+
+    def is_strict(self) -> bool:
+        return self.applied is not None and not self.applied.loose
+
+
+def suites(base: Base) -> list[str]:
+    """Where to look, in order; "" is the machine's own archive"""
+    return list(dict.fromkeys(debian.Archive(suite).suite for suite in base.keys('suite') or ['']))
+
+
+def newest_first(versions: set[str]) -> list[str]:
+    def compare(a: str, b: str) -> int:
+        return -1 if jobs.call(['dpkg', '--compare-versions', a, 'gt', b]) == 0 else 1
+    return sorted(versions, key=cmp_to_key(compare))
+
+
+def versions_in(apt: debian.Archive, name: str) -> list[str]:
+    """Of a package, newest first"""
+    return newest_first({r['Version'] for r in apt.show(name) if r.get('Package') == name and 'Version' in r})
+
+
+def kept(name: str) -> list[str]:
+    """Versions of a package that were fetched once, newest first"""
+    return newest_first({f.name.split('_')[1].replace('%3a', ':') for f in place.downloads.glob(f'{name}_*.deb')})
+
+
+def offers(base: Base, reasons: list[str]) -> Iterator[Offer]:
+    """Of a packaged source, in the order in which they are tried; reasons: why a suite has none"""
+    name = base.need_key('package')
+    for suite in suites(base):
+        with debian.Archive(suite) as apt:
+            try:
+                apt.update()
+                found = versions_in(apt, name)
+                if not found and not suite:
+                    setup.update_lists()
+                    found = versions_in(apt, name)
+            except Fatal as e:
+                reasons.append(str(e))
+                continue
+            if not found:
+                reasons.append(f'{suite or "apt"} has no {name}')
+            yield from (Offer(version, apt) for version in found)
+    yield from (Offer(version) for version in kept(name))
+
+
+def fetch(base: Base, offer: Offer) -> Path:
+    """The package, in build/dl.  Fatal 3 if it cannot be had"""
+    name = base.key('package')
+    if offer.archive:
+        return offer.archive.fetch(name, offer.version)
+    archive = debian.at_hand(name, offer.version, base.key('sha256'))
+    if not archive:
+        raise Fatal(f'nobody knows the SHA256 of {name} {offer.version} in {rel(place.downloads)}', NOT_HERE)
+    return archive
+
+
+def attempt(base: Base, offer: Offer) -> Candidate:
+    """Fetch it, unpack it, apply the patches.  Fatal 3 if it cannot be had"""
+    archive, tree = fetch(base, offer), base.b / f'candidate-{offer.version}'
+    suite = offer.archive.suite if offer.archive else suites(base)[0]
+    package.make_tree(base, archive, tree, package.part_of(base), suite)
+    candidate = Candidate(offer, tree, package.release(tree))
+    try:
+        candidate.applied = apply.apply_in(base, tree, apply.patches(*base.before, base))
+    except Fatal as e:
+        candidate.refusal = str(e)
+    return candidate
+
+
+def search(base: Base, reasons: list[str], is_fresh: bool = False) -> list[Candidate]:
+    """Candidates up to the one that is used; reasons: why others could not be had.
+
+    Args:
+        is_fresh: apt's lists are new.  If not, what they promise may be gone: then they are fetched again.
+    """
+    tried: list[Candidate] = []
+    with closing(offers(base, reasons)) as all_offers:
+        for offer in all_offers:
+            if offer.version in [candidate.offer.version for candidate in tried]:
+                continue
+            is_first = offer.archive is not None and offer.archive.suite == suites(base)[0]
+            if not is_first and any(candidate.applied for candidate in tried):
+                break		# one of the first suite takes them with -C1
+            try:
+                tried.append(attempt(base, offer))
+            except Fatal as e:
+                if e.status != NOT_HERE:
+                    raise
+                reasons.append(str(e))
+                if is_first and not offer.archive.suite and not is_fresh:
+                    break
+                continue
+            if tried[-1].is_strict():
+                return tried
+        else:
+            return tried
+    if tried or is_fresh:
+        return tried
+    try:
+        setup.update_lists()
+    except Fatal as e:
+        reasons.append(str(e))
+    return search(base, reasons, True)
+
+
+def describe(base: Base, kernel: str, offer: str) -> None:
+    made_on = base.key('kernel')
+    what = 'the series was made on' if base.series() else f'{rel(base.dir)} was made for'
+    same = f', the release {what}' if kernel == made_on else f'; {what} {made_on}'
+    say('TREE', f'{base.project()} {kernel} ({offer}){same}')
+
+
+def take_package(base: Base) -> None:
+    """The candidate that is used becomes src"""
+    reasons: list[str] = []
+    name = base.need_key('package')
+    try:
+        tried = search(base, reasons)
+        usable = sorted((c for c in tried if c.applied), key=lambda c: not c.is_strict())
+        if not usable:
+            why = f'{name} {tried[0].offer}: {tried[0].refusal}' if tried else reasons[0]
+            more = '; nor does an older one that can be had' if len(tried) > 1 else ''
+            raise Fatal(f'{why}{more} (for {base.name}; LINUX= takes a tree of yours)', NOT_HERE)
+        shutil.rmtree(base.src, ignore_errors=True)
+        usable[0].tree.replace(base.src)
+        describe(base, usable[0].kernel, str(usable[0].offer))
+        if tried[0] is not usable[0]:
+            newer = tried[0]
+            why = newer.refusal or f'takes {newer.applied.loose[0]} only with git am -C1'
+            say('TREE', f'{newer.offer} is not used: {why}')
+    finally:
+        for leftover in base.b.glob('candidate-*'):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def take_file(base: Base) -> None:
+    """A file of a source package, of which there is one release, becomes src"""
+    file, suite = base.key('file'), base.key('suite')
+    archive = debian.at_hand(file, '', base.key('sha256'))
+    if not archive:
+        with debian.Archive(suite, 'source') as apt:
+            try:
+                apt.update()
+                archive = apt.fetch(base.key('source'), base.key('version'), file)
+            except Fatal as e:
+                raise Fatal(f'{e} (for {base.name}; LINUX= takes a tree of yours)', e.status) from None
+    package.make_tree(base, archive, base.src, package.part_of(base), suite)
+    describe(base, package.release(base.src), base.key('version'))
+
+
+def choose(base: Base) -> None:
+    """build/<base>/src becomes the release that is used.
+
+    Raises:
+        Fatal: status 3 if no release that takes the patches can be had; names version, patch, file
+            and line, and LINUX=.
+    """
+    place.downloads.mkdir(parents=True, exist_ok=True)
+    take_file(base) if base.key('file') else take_package(base)
+
+
+def of_src(base: Base) -> tuple[str, str, str]:
+    """Version and suite of the package that src is from, and the archive's name.  Fatal 3 if it is from none"""
+    m = re.match(r'source \S+ (\S+)\n(?:suite (\S+)\n)?sha256 \S* (\S+)', read(base.src / '.git/nsvm-source'))
+    if not m:
+        raise Fatal(f"{rel(base.src)} is from no package of Debian's", NOT_HERE)
+    return m[1], m[2] or suites(base)[0], m[3]
+
+
+def archive_of_src(base: Base) -> Path:
+    """The package or tarball that src is from, fetched again if need be.  Fatal 3 if it is gone"""
+    version, suite, file = of_src(base)
+    archive = debian.at_hand(file, '', base.key('sha256'))
+    if archive:
+        return archive
+    with debian.Archive(suite, 'source' if base.key('file') else 'deb') as apt:
+        try:
+            apt.update()
+            return apt.fetch(base.key('source') or base.key('package'), version, base.key('file'))
+        except Fatal as e:
+            raise Fatal(f'{rel(base.src)} is of {file}, which is gone: {e}', NOT_HERE) from None

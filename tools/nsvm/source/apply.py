@@ -24,9 +24,9 @@ class Applied:
     loose: list[str] = field(default_factory=list)	# those that took -C1: "<patch> at <file>:<line>"
     left_out: list[str] = field(default_factory=list)	# those that the tree has from upstream
 
-    @property
-    def how(self) -> str:
-        return 'with -C1' if self.loose else 'strictly'
+    def __str__(self) -> str:
+        how = f'with -C1: {", ".join(self.loose)}' if self.loose else 'strictly'
+        return '; '.join([how, *(f'{name} is upstream there' for name in self.left_out)])
 
 
 def patches(*bases: Base) -> list[Path]:
@@ -48,18 +48,18 @@ def where_it_fails(log: Path) -> str:
     return m[1] if m else jobs.first_error(log)
 
 
-def apply_in(base: Base, repo: Path, todo: list[Path], onto: str = 'base') -> Applied:
+def apply_in(base: Base, repo: Path, todo: list[Path], onto: str = 'base', work: Path | None = None) -> Applied:
     """Apply patches in an empty worktree: am takes from the index what it needs, and neither files
     nor branches of the repository are touched.
 
     Args:
-        base: whose build directory and logs are used.
         repo: has the commit onto, by default the tag base.
+        work: a directory for the worktree and the log; by default that of the base.
 
     Raises:
         Fatal: a patch does not apply; names patch, file and line.
     """
-    am, log, done = base.b / 'am.tmp', base.logs / 'am.log', Applied()
+    am, log, done = (work or base.b) / 'am.tmp', (work or base.logs) / 'am.log', Applied()
     try:
         shutil.rmtree(am, ignore_errors=True)
         git(repo, 'worktree', 'prune')

@@ -49,7 +49,7 @@ def has_sum(file: Path, sha256: str) -> bool:
 class Archive:
     """The machine's own ("" or "own"), or with a suite that one's
 
-    kind: of a suite, "deb" (its packages), "own" (with the machine's, which know the
+    kind: of a suite, "deb" (its packages; one of the machine's own is that), "one" (its packages, even so), "own" (with the machine's, which know the
     packages that are installed), "root" (with those of the release that backports are for)
     or "source"."""
 

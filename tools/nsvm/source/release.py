@@ -181,18 +181,23 @@ def take_package(base: Base) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
-def take_file(base: Base) -> None:
-    """A file of a source package, of which there is one release, becomes src"""
+def file_of(base: Base) -> Path:
+    """A file of a source package, of which there is one release, in build/dl.  Fatal 3 if it is gone"""
     file, suite = base.key('file'), base.key('suite')
     archive = debian.at_hand(file, '', base.key('sha256'))
-    if not archive:
-        with debian.Archive(suite, 'source') as apt:
-            try:
-                apt.update()
-                archive = apt.fetch(base.key('source'), base.key('version'), file)
-            except Fatal as e:
-                raise Fatal(f'{e} (for {base.name}; LINUX= takes a tree of yours)', e.status) from None
-    package.make_tree(base, archive, base.src, package.part_of(base), suite)
+    if archive:
+        return archive
+    with debian.Archive(suite, 'source') as apt:
+        try:
+            apt.update()
+            return apt.fetch(base.key('source'), base.key('version'), file)
+        except Fatal as e:
+            raise Fatal(f'{e} (for {base.name}; LINUX= takes a tree of yours)', e.status) from None
+
+
+def take_file(base: Base) -> None:
+    """That file becomes src"""
+    package.make_tree(base, file_of(base), base.src, package.part_of(base), base.key('suite'))
     describe(base, package.release(base.src), base.key('version'))
 
 

@@ -106,7 +106,7 @@ def code(name: str, file: str, pattern: str, new: str, what: str, says: str, sub
     found(name, what, (f'x {n + 1}: ' if name in EACH else '') + '.*' + says)
 
 
-MAILS = ('checkpatch', 'subject', 'changelog', 'fixes', 'recipients', 'spdx')
+MAILS = ('checkpatch', 'subject', 'changelog', 'conflicts', 'fixes', 'recipients', 'spdx')
 EACH, FAST = (*MAILS, 'w1'), (*MAILS, 'am', 'uapi-headers', 'uapi-layout', 'kept')
 nested, svm = 'arch/x86/kvm/svm/nested.c', 'arch/x86/kvm/svm/svm.c'
 uapi, api = 'arch/x86/include/uapi/asm/kvm.h', 'Documentation/virt/kvm/api.rst'
@@ -145,6 +145,7 @@ svm_code('checkpatch', nested, 'int  nsvm_planted( void ) ;', 'bad spacing', '')
 edit('subject', 1, '^Subject: .*', 'Subject: [PATCH] kvm: cache g_pat', 'a wrong subject', 'does not begin')
 edit('subject', 4, '^Subject: .*(\n .*)*', r'\g<0>.', 'a subject with a full stop', 'full stop')
 edit('changelog', 3, '^$', f'\n{"word " * 20}\n', 'a changelog line that is too long', 'columns')
+edit('conflicts', 3, '^---$', '\n# Conflicts:\n#\tarch/x86/kvm/svm/svm.c\n---', 'a note of a merge', 'Conflicts:')
 edit('fixes', 1, '^(Fixes: [0-9a-f]{8})[0-9a-f]{4} ', r'\1 ', 'a commit id that is too short', 'not Fixes: <12')
 edit('fixes', 2, r'^(Fixes: [0-9a-f]*) \((.*)\)$', r'\1 \2', 'a subject without parentheses', 'not Fixes:')
 code('recipients', 'README', r'\A', 'Planted\n', 'a patch that is not for KVM', 'not for kvm@vger')

@@ -7,7 +7,7 @@ all.  The logs are what the plugin vmrun.c wrote, see there.
 """
 from pathlib import Path
 
-from lib.base import Base, put, read
+from lib.base import Base, put
 from lib.say import Fatal
 from lib.settings import place, rel
 from proof import story

@@ -5,6 +5,8 @@ The PAT tests, and what is asked for of the overlay and of the tree's own: all o
 former and NEIGHBOURS without a name.  A tree without the series has only its own.  With "tests: <base>" in
 BASE they are made in that base's tree, with its series.  They run on any machine.
 
+mainline_test() is the PAT test of mainline, edited: it is for a KVM with a quirk that ours has not.
+
 They see the tree through symbolic links in build/<base>/selftests-src, with the overlay's
 files in place of the tree's: src stays as it is, a test has one source.
 """
@@ -14,7 +16,7 @@ import time
 from pathlib import Path
 
 from lib import jobs
-from lib.base import Base, digest, put, read
+from lib.base import Base, digest, mainline, put, read
 from lib.say import Fatal, elapsed, say
 from lib.settings import place, rel, settings
 from source import tree as source_tree
@@ -24,6 +26,7 @@ NEIGHBOURS = ['svm_vmcall_test', 'svm_nested_shutdown_test', 'svm_nested_soft_in
               'nested_exceptions_test', 'hyperv_svm_test', 'state_test', 'smm_test', 'set_sregs_test',
               'triple_fault_event_test']
 SELFTESTS = 'tools/testing/selftests'
+QUIRK, MAINLINE_TEST = 'KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT', 'svm_nested_pat_mainline'
 
 
 def arch_dir(tree: Path) -> str:
@@ -50,8 +53,8 @@ def overlay_files(base: Base, pattern: str) -> list[Path]:
     return sorted(place.overlay.glob(pattern))
 
 
-def shadow_tree(of: Base, base: Base, shadow: Path, newer: bool) -> Path:
-    """The place to build in"""
+def shadow_tree(of: Base, shadow: Path, newer: bool) -> Path:
+    """The place to build in; newer: than a kernel that the tests run on"""
     shutil.rmtree(shadow, ignore_errors=True)
     (shadow / SELFTESTS).mkdir(parents=True)
     for d in ('', 'tools', SELFTESTS):
@@ -116,7 +119,6 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = ()) -> Path:
         raise Fatal(f'no test {t} in {rel(of.src)}/{SELFTESTS}/kvm/{arch}')
     if not ours and not of.own_tests():
         say('SELFTESTS', f'{rel(of.src)} has no KVM_STATE_SVM_VALID_GPAT: only its own tests are built')
-    cc = 'LLVM=1' if settings.CC == 'clang' else f'CC={settings.CC}'
     tree = of.worktree()
     headers_id = headers(of, tree, base.b / 'headers')
     made_of = digest(headers_id, settings.CC, str(of.src), of.git('rev-parse', *(f'{tree}:{d}' for d in (
@@ -131,22 +133,65 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = ()) -> Path:
         for old in out.iterdir():
             old.unlink()
         have = [made_of]
-    kvm = shadow_tree(of, base, base.b / 'selftests-src', newer)
-    progs = ' '.join(f'{arch}/{t}' for t in todo)
+    kvm = shadow_tree(of, base.b / 'selftests-src', newer)
+    compile_tests(kvm, todo, base.b / 'selftests-obj', base.b / 'headers', base.logs / 'build-selftests.log',
+                  f'{len(todo)} tests built, static, in {rel(out)}')
+    for t in todo:
+        strip(base.b / 'selftests-obj' / arch / t, out / t)
+    put(out / '.stamp', ' '.join([*dict.fromkeys([*have, *todo])]) + '\n')
+    return out
+
+
+def compile_tests(kvm: Path, names: list[str], to: Path, headers_in: Path, log: Path, said: str) -> None:
+    """In a directory of shadow_tree()"""
+    arch = arch_dir(kvm.parents[3])
+    cc = 'LLVM=1' if settings.CC == 'clang' else f'CC={settings.CC}'
+    progs = ' '.join(f'{arch}/{t}' for t in names)
     none = ('TEST_GEN_PROGS_COMMON', 'TEST_GEN_PROGS_EXTENDED_x86_64', 'TEST_GEN_PROGS_EXTENDED_x86', 'TEST_PROGS_x86_64',
             'TEST_PROGS_x86', 'TEST_GEN_PROGS_EXTENDED', 'TEST_PROGS')
-    jobs.step('SELFTESTS', base.logs / 'build-selftests.log', f'{len(todo)} tests built, static, in {rel(out)}',
-              ['make', '-C', kvm, '-f', 'Makefile.nsvm', f'-j{jobs.workers()}', cc, f'OUTPUT={base.b}/selftests-obj',
-               f'KHDR_INCLUDES=-isystem {base.b}/headers/usr/include', f'TEST_GEN_PROGS_x86_64={progs}',
+    jobs.step('SELFTESTS', log, said,
+              ['make', '-C', kvm, '-f', 'Makefile.nsvm', f'-j{jobs.workers()}', cc, f'OUTPUT={to}',
+               f'KHDR_INCLUDES=-isystem {headers_in}/usr/include', f'TEST_GEN_PROGS_x86_64={progs}',
                f'TEST_GEN_PROGS_x86={progs}', *(f'{n}=' for n in none)],
               'the tests do not build', env={'LDFLAGS': '-static'})
-    for t in todo:
-        made = base.b / 'selftests-obj' / arch / t
-        if not made.exists():
-            raise Fatal(f'{t} was not built (log: {rel(base.logs)}/build-selftests.log)')
-        # The same wherever it was built: a build ID is also of the directories in debug information
-        jobs.output(['strip', '-R', '.note.gnu.build-id', '-o', out / t, made])
-    put(out / '.stamp', ' '.join([*dict.fromkeys([*have, *todo])]) + '\n')
+    for t in names:
+        if not (to / arch / t).exists():
+            raise Fatal(f'{t} was not built (log: {rel(log)})')
+
+
+def strip(made: Path, to: Path) -> None:
+    """The same wherever it was built: a build ID is also of the directories in debug information"""
+    jobs.output(['strip', '-R', '.note.gnu.build-id', '-o', to, made])
+
+
+def without_quirk(source: str) -> str:
+    """A test of mainline without the statements that ask for the quirk, or disable it"""
+    text, found = re.subn(rf'\b\w+\([^;{{}}]*\b{QUIRK}\b[^;{{}}]*;', ';', source)
+    if not found or QUIRK in text:
+        raise Fatal(f"mainline's test is not as the edit expects it: {found} statements with {QUIRK} "
+                    f'removed, {text.count(QUIRK)} others left')
+    return text
+
+
+def mainline_test() -> Path:
+    """The directory that has it, as MAINLINE_TEST.  Fatal with NOT_HERE if mainline's source cannot be had"""
+    of = source_tree.make_base(mainline())
+    test, out = 'svm_nested_pat_test', of.b / 'selftests-no-quirk'
+    text = without_quirk(of.git('show', f'{of.commit()}:{SELFTESTS}/kvm/{arch_dir(of.src)}/{test}.c') + '\n')
+    made_of = digest(of.commit(), text, settings.CC, Path(__file__), place.lab / 'kernel/regions.c')
+    if read(out / '.stamp') == made_of:
+        return out
+    headers(of, of.commit(), of.b / 'headers-no-quirk')
+    kvm, objects = shadow_tree(of, of.b / 'selftests-src-no-quirk', newer=True), of.b / 'selftests-obj-no-quirk'
+    file = kvm / arch_dir(of.src) / f'{test}.c'
+    file.unlink()
+    put(file, text)
+    shutil.rmtree(objects, ignore_errors=True)
+    compile_tests(kvm, [test], objects, of.b / 'headers-no-quirk', of.logs / 'build-selftests-no-quirk.log',
+                  f"mainline's own {test} built without its quirk")
+    out.mkdir(exist_ok=True)
+    strip(objects / arch_dir(of.src) / test, out / MAINLINE_TEST)
+    put(out / '.stamp', made_of)
     return out
 
 

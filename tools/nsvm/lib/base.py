@@ -236,3 +236,11 @@ class Base:
                 raise Fatal(f'another run is at work in {rel(self.b)}: wait for it to end') from None
             locked[self.b] = fd
         return self
+
+
+def mainline() -> Base:
+    """The base that has gPAT of its own"""
+    found = [n for n in names() if Base(n).own_test() and not Base(n).before]
+    if len(found) != 1:
+        raise Fatal(f'not one base of {rel(place.patches)} has "tests: own": {" ".join(found) or "none"}')
+    return Base(found[0])

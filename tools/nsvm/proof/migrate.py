@@ -20,13 +20,13 @@ from typing import Callable, Iterable, Iterator, NamedTuple
 from kernel import kernels, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap
-from lib.base import Base, lines, put, read
+from lib.base import Base, lines, mainline, put, read
 from lib.say import Fatal, Ticker, elapsed, say
 from lib.settings import place, rel, settings
 from machine import boot as machine
 from machine.boot import Boot
 from proof import run
-from proof.model import mainline, watched
+from proof.model import watched
 from source import tree as source_tree
 from source.debian import NOT_HERE
 

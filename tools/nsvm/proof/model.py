@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 
 from kernel import kernels, selftests
 from lib import jobs, ktap
-from lib.base import Base, lines, names, read
+from lib.base import Base, lines, mainline, read
 from lib.ktap import Report
 from lib.say import Fatal, Ticker, elapsed, say
-from lib.settings import place, rel, settings
+from lib.settings import rel, settings
 from machine import boot as machine
 from machine.boot import Boot
 from proof import run, vmruns
@@ -123,14 +123,6 @@ def explore(base: Base, plan: list[str], limit: int, what: str) -> int:
 
 
 # ---- another KVM ----
-
-def mainline() -> Base:
-    """The base that has gPAT of its own"""
-    found = [n for n in names() if Base(n).own_test() and not Base(n).before]
-    if len(found) != 1:
-        raise Fatal(f'not one base of {rel(place.patches)} has "tests: own": {" ".join(found) or "none"}')
-    return Base(found[0])
-
 
 @dataclass
 class Line:

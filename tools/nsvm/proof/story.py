@@ -2,8 +2,11 @@
 """What happened in a case, from a VMRUN log: as text and as a picture, for people"""
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Iterable, NamedTuple
 from xml.sax.saxutils import escape
+
+from lib.base import read
 
 COLOURS = ('#2b5d9b', '#2f8f9d', '#c8452f', '#8a5a9e', '#6b6b6b', '#b36a00', '#2a7f4f', '#444444')
 LEFT, WIDE, TOP, TALL = 170, 112, 92, 206		# of the picture: a column is WIDE, a log TALL
@@ -100,6 +103,12 @@ def stories(lines: Iterable[str], want: str = '') -> list[Story]:
                 access.clear()
                 vcpu.clear()
     return [s for s in found if s.events or s.verdict]
+
+
+def sources(test: Path) -> str:
+    """Of a test, and of the headers beside it"""
+    text = read(test)
+    return text + ''.join(read(test.parent / name) for name in re.findall(r'^#include "(.*)"', text, re.M))
 
 
 def pat_names(source: str) -> Names:

@@ -2,8 +2,9 @@
 """test [short] - everything that can be verified on this machine
 
 short: what that does with each other base: patches apply, base and series build, PAT tests
-with npt=1 and npt=0.  Each item is one line: "ok", "not ok" or "SKIP", what it is, and what
-was seen.  What PAT tests must say of a kernel is in patches/<base>/cases, see expected.py.
+with npt=1 and npt=0, mainline's own test.  Each item is one line: "ok", "not ok" or "SKIP",
+what it is, and what was seen.  What PAT tests must say of a kernel is in patches/<base>/cases,
+see expected.py.
 The parts that are programs of their own are started as such, and read by their KTAP.  JOBS=
 parts run at a time.
 
@@ -239,6 +240,23 @@ def on_bochs(base: Base, two: list[Kernel]) -> Items:
             item(not refused, "Bochs' CPU refuses no VMRUN", refused[0][1] if refused else '')]
 
 
+def mainlines_own(base: Base, two: list[Kernel]) -> Items:
+    """Mainline's test, which knows nothing of ours"""
+    name = "mainline's own test, without its quirk"
+    try:
+        tests_dir = selftests.mainline_test()
+    except Fatal as e:
+        return [item('skip' if e.status == debian.NOT_HERE else False, name, str(e))]
+    items: Items = []
+    for kernel, label, want in zip(two, ('base', 'series'), ('not ok', 'ok')):
+        b = booted(base, kernel, f'mainline-{label}', [selftests.MAINLINE_TEST], f'{name}, on the {label}', items, tests_dir=tests_dir)
+        if b:
+            whole = ktap.cases(b.text())[-1]
+            said = f'{whole.verdict}, {b.text().count("Testing: ")} parts{": " + whole.reason if whole.reason else ""}'
+            items.append(item(whole.verdict == want, f'{name}, on the {label}', said))
+    return items
+
+
 def checker(base: Base) -> Items:
     log = base.results / 'series-npt1.vmrun'
     if not log.exists():
@@ -261,6 +279,11 @@ def step(base: Base, n: int) -> Items:
 
 # ---- what of it is at a time ----
 
+def own_test(base: Base, two: list[Kernel]) -> Chain:
+    """Of bases that get gPAT from their series"""
+    return [] if base.own_tests() else [("Mainline's own test", lambda: mainlines_own(base, two))]
+
+
 def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
     """A chain is for what uses the same files or directories, or what was kept before: another base's build/,
     build/<base>/check, build/roots; all else is in any order.  What takes long is early"""
@@ -273,7 +296,7 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
     checks = [('Series', lambda: series_items(base)),
               ('make check: the mails, user-space ABI, the selftest', lambda: program(base, 'check', 'fast'))]
     first = [('Emulated machine, npt=1', lambda: two_kernels(base, two, 1, tests)),
-             ('The checker itself: a log that is right, spoilt', lambda: checker(base))]
+             ('The checker itself: a log that is right, spoilt', lambda: checker(base)), *own_test(base, two)]
     steps = ('Each patch builds (W=1, KVM_WERROR) and boots in its turn',
              lambda: [i for n in base.applied() for i in step(base, n)])
     short = [('Emulated machine, npt=0', lambda: two_kernels(base, two, 0, tests)),
@@ -355,6 +378,8 @@ def main(args: list[str]) -> int:
         jobs.together(lambda: tree.make_base(base), qemu.ensure)
         tree.make_series(base)
         content = base.content_id()
+        if not base.own_tests():
+            attempt('', selftests.mainline_test)		# now, as parts of what follows move mainline's src
         tests = [] if short else selftests.NEIGHBOURS
         programs = [] if short else [f.stem for f in selftests.overlay_files(base, '*.c')]
         two = [kernels.base_kernel(base), kernels.series_kernel(base)]
@@ -364,7 +389,7 @@ def main(args: list[str]) -> int:
         say('VERSIONS', versions.short(made_with))
         if short:
             run_groups(report, [[('Series', lambda: series_items(base)), *(
-                (f'npt={npt}', lambda npt=npt: two_kernels(base, two, npt, [])) for npt in (1, 0))]])
+                (f'npt={npt}', lambda npt=npt: two_kernels(base, two, npt, [])) for npt in (1, 0)), *own_test(base, two)]])
         else:
             run_groups(report, groups(base, two, tests))
             if base.is_default() and not base.linux:

@@ -7,7 +7,7 @@ all.  The logs are what the plugin vmrun.c wrote, see there.
 """
 from pathlib import Path
 
-from lib.base import Base, put, read
+from lib.base import Base, put
 from lib.say import Fatal
 from lib.settings import place, rel
 from proof import story
@@ -25,13 +25,14 @@ def stories(log: Path, case: str) -> list[story.Story]:
 def told(base: Base, case: str) -> tuple[str, str]:
     """Story and picture; the latter is '' if that is too long, or nothing happened"""
     tests = base.src / 'tools/testing/selftests/kvm/x86' if base.own_test() else place.overlay
-    names = story.pat_names(read(tests / 'svm_nested_pat_test.c'))
+    names: story.Names = {}
     panels, out = {}, []
     for kernel, title in ('base', base.name), ('series', 'with the series'):
         log = base.results / f'{kernel}.vmrun'
         found = stories(log, case)
         if not found:
             raise Fatal(f'no case {case} in {rel(log)}: make view CASE=list')
+        names |= story.pat_names(''.join(story.sources(tests / f'{s.test}.c') for s in found))
         out.append(f'{kernel}\n' + '\n\n'.join(story.text(s, names) for s in found))
         panels[title] = next((s for s in found if s.events), found[0])
     return '\n\n'.join(out), story.svg(panels, names)

@@ -111,7 +111,7 @@ EACH, FAST = (*MAILS, 'w1'), (*MAILS, 'am', 'uapi-headers', 'uapi-layout', 'kept
 nested, svm = 'arch/x86/kvm/svm/nested.c', 'arch/x86/kvm/svm/svm.c'
 uapi, api = 'arch/x86/include/uapi/asm/kvm.h', 'Documentation/virt/kvm/api.rst'
 end_of_includes = r'^#include "svm.h"$'
-selftest, function = 'KVM: selftests', '^static int set_nested_state'
+selftest, function = 'KVM: selftests', '^static void run_until'
 
 shutil.copytree(place.lab, top / 'tools/nsvm', ignore=shutil.ignore_patterns('__pycache__'))
 for name in ('Documentation', 'patches'):

@@ -45,6 +45,9 @@ class Test(unittest.TestCase):
                 'if (one(x) || ((two || !three)))', 'if (one(x) && (two || three))']),
             ('return a || b && c;', ['return b && c;', 'return a;', 'return a && (b && c);', ';']),
             ('bool known = true;', ['bool known = false;']),
+            ('return one(x) && CC(!kvm_pat_valid(gpat));', [		# a validity test, inverted
+                'return CC(!kvm_pat_valid(gpat));', 'return one(x);', 'return one(x) || CC(!kvm_pat_valid(gpat));', ';',
+                'return one(x) && CC(kvm_pat_valid(gpat));']),
             ('if (!a != b) {', ['if (!a == b) {', 'if (a != b) {']),
             ('vmcb_set_gpat(svm->vmcb01.ptr, vcpu->arch.pat);', [
                 ';', 'vmcb_set_gpat(svm->vmcb01.ptr, to_svm(vcpu)->nested.gpat);',

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Story and picture of a case, from the VMRUN log of test_vmruns"""
 import sys
+import tempfile
 import unittest
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -27,6 +28,13 @@ TEXT = '''svm_nested_pat_test npt_on.l2_writes: not ok
 class Test(unittest.TestCase):
     def test_text(self) -> None:
         self.assertEqual([story.text(s, NAMES) for s in story.stories(LINES, 'l2_writes')], [TEXT])
+
+    def test_names_of_test_and_header(self) -> None:
+        with tempfile.TemporaryDirectory() as tmp:
+            test = Path(tmp) / 'a_test.c'
+            test.write_text('#include "kvm_util.h"\n#include "a.h"\n#define GPAT\t0x0001040500010406ull\n')
+            (test.parent / 'a.h').write_text('#define HPAT\t0x0007040600070406ull\t/* L1\'s */\n')
+            self.assertEqual(story.pat_names(story.sources(test)), {'0001040500010406': 'GPAT', '0007040600070406': 'HPAT'})
 
     def test_wanted(self) -> None:
         vmrun = LINES[2]		# after a result, or the end of a test, it is of no case

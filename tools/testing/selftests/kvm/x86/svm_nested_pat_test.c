@@ -1,801 +1,444 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The two PATs of nested SVM (APM volume 2, "Nested Paging and VMRUN/#VMEXIT").
+ * IA32_PAT of L1 (hPAT) and of L2 (gPAT) in nested SVM.
  *
- * Without nested NPT, L1 and L2 share one PAT, hPAT:
- *  - what one writes the other reads, vmcb12.g_pat plays no role
+ * Without nested NPT:
+ *  - L1 and L2 share hPAT, vmcb12.g_pat is neither checked, used, nor changed
  *
- * With nested NPT, L2 has a PAT of its own, gPAT:
- *  - VMRUN loads gPAT from vmcb12.g_pat, and fails if that is not a valid PAT
- *  - RDMSR and WRMSR of IA32_PAT access gPAT in L2 and hPAT in L1
+ * With nested NPT:
+ *  - VMRUN loads gPAT from vmcb12.g_pat, and fails if that is no valid PAT
+ *  - RDMSR and WRMSR of IA32_PAT access gPAT in L2, and hPAT in L1
  *  - #VMEXIT saves gPAT to vmcb12.g_pat
- *  - an SMI over L2 is a #VMEXIT, RSM to L2 is a VMRUN
- *  - L2 that is left in any other way loses gPAT
+ *  - an SMI in L2 is a #VMEXIT, the RSM that returns to L2 is a VMRUN
  *  - KVM_{GET,SET}_MSRS always access hPAT
- *  - KVM_{GET,SET}_NESTED_STATE save and restore gPAT
+ *  - KVM_{GET,SET}_NESTED_STATE save and restore gPAT, in any order with MSRs
  *
- * State without gPAT, from a KVM that has but one PAT or a VMM that keeps only
- * the part of the header that it knows, is legacy state.  Until L2 writes
- * IA32_PAT, or is left, or other state is set:
- *  - gPAT is hPAT, whichever way the host writes it, and isn't saved
- *  - #VMEXIT leaves vmcb12.g_pat alone, so that the next VMRUN is right again
+ * Nested state without a valid gPAT is from a KVM that has only hPAT, or from a
+ * VMM that doesn't know gPAT.  Until L2 writes IA32_PAT or exits to L1:
+ *  - L2 runs with hPAT, also after the host changes it
+ *  - nested state is saved without gPAT again
+ *  - #VMEXIT doesn't change vmcb12.g_pat, the next VMRUN loads it
  */
 #include "kvm_test_harness.h"
-#include "svm_nested_pat.h"
+#include "kvm_util.h"
+#include "processor.h"
+#include "svm_util.h"
+#include "test_util.h"
 
-/* ---- Without nested NPT ---- */
+/* Field 0 is WB in each PAT, i.e. the memory of the guests remains cacheable. */
+#define HPAT		0x0006010500070406ull	/* L1 writes it at first */
+#define HPAT_NEW	0x0406000100050406ull	/* L1 or the host writes it later on */
+#define GPAT		0x0001040500010406ull	/* L1 puts it into vmcb12 */
+#define GPAT_NEW	0x0705040100060006ull	/* L2 writes it */
+#define INVALID_PAT	0x0007040600070206ull	/* type 2, in field 1, is reserved */
 
-FIXTURE(npt_off) { };
+#define SMRAM_GPA	0x1000000	/* SMBASE, above all other memory of the VM */
+#define SMRAM_SLOT	((1 << 16) | 1)	/* slot 1 of the address space of SMM */
+#define SMI_ENTRY	0x8000		/* offset from SMBASE */
+#define SMM_PORT	0x0e		/* the SMI handler reads it, to exit to the host */
 
-FIXTURE_SETUP(npt_off)
+enum { DONE, STAGE_1, STAGE_2, STAGE_3 };
+
+/* Values that are invalid in each field of a PAT: types 2 and 3, reserved bits. */
+static const uint8_t invalid_fields[] = { 2, 3, 0x0e, 0x16, 0x26, 0x46, 0x86 };
+
+static unsigned long l2_stack[256] __aligned(16);
+static vm_paddr_t nested_cr3;		/* 0: L1 doesn't use NPT */
+static struct vmcb *vmcb12;		/* as L1 and L2 see it */
+
+static void l1_setup(struct svm_test_data *svm, void *l2_guest_code)
 {
-	create_vm(false);
-}
+	generic_svm_setup(svm, l2_guest_code, &l2_stack[ARRAY_SIZE(l2_stack) - 1]);
+	wrmsr(MSR_IA32_CR_PAT, HPAT);
 
-FIXTURE_TEARDOWN(npt_off)
-{
-	kvm_vm_free(vm);
-}
-
-TEST_F(npt_off, l1_and_l2_share_one_pat)
-{
-	write_pat(L1, HPAT_2);
-	enter_l2();
-	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
-
-	write_pat(L2, GPAT_2);
-	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
-	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), GPAT_2);
-	exit_l2();
-	TEST_ASSERT_EQ(read_pat(L1), GPAT_2);
-}
-
-TEST_F(npt_off, vmcb12_g_pat_is_ignored)
-{
-	vmcb12->save.g_pat = INVALID_PAT;
-	enter_l2();
-	TEST_ASSERT_EQ(read_pat(L2), HPAT);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, INVALID_PAT);
-}
-
-static void test_invalid_write_from_l2(void)
-{
-	uint64_t pat, before;
-	int n = 0;
-
-	enter_l2();
-	before = read_pat(L2);
-	while ((pat = next_invalid_pat(&n))) {
-		TEST_ASSERT_EQ(guest_call(L2, op_write_pat, pat), GP_VECTOR);
-		TEST_ASSERT_EQ(read_pat(L2), before);
+	vmcb12 = svm->vmcb;
+	vmcb12->save.g_pat = GPAT;
+	if (nested_cr3) {
+		vmcb12->control.nested_ctl = SVM_NESTED_CTL_NP_ENABLE;
+		vmcb12->control.nested_cr3 = nested_cr3;
 	}
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT);
 }
 
-TEST_F(npt_off, invalid_write_from_l2_faults)
+/* Run L2 until it executes VMMCALL.  The next time, it continues after that. */
+static void l1_run_l2(struct svm_test_data *svm)
 {
-	test_invalid_write_from_l2();
+	run_guest(vmcb12, svm->vmcb_gpa);
+	GUEST_ASSERT_EQ(vmcb12->control.exit_code, SVM_EXIT_VMMCALL);
+	vmcb12->save.rip += 3;
 }
 
-TEST_F(npt_off, host_write_reaches_l2)
+static void l1_assert_pats(uint64_t hpat, uint64_t g_pat)
 {
-	enter_l2();
-	host_writes_hpat(HPAT_2);
-	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
-	exit_l2();
-	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
+	GUEST_ASSERT_EQ(rdmsr(MSR_IA32_CR_PAT), hpat);
+	GUEST_ASSERT_EQ(vmcb12->save.g_pat, g_pat);
 }
 
-TEST_F(npt_off, header_gpat_is_neither_saved_nor_used)
+static void l2_assert_pat(uint64_t pat)
 {
-	struct kvm_x86_state *state;
+	GUEST_ASSERT_EQ(rdmsr(MSR_IA32_CR_PAT), pat);
+}
 
-	enter_l2();
-	assert_no_gpat_saved();
+/* 1 GiB, in 2 MiB pages.  The library has no page tables for NPT. */
+static vm_paddr_t tdp_identity_map_default_memslots(struct kvm_vm *vm)
+{
+	const uint64_t rwu = PTE_PRESENT_MASK | PTE_WRITABLE_MASK | PTE_USER_MASK;
+	vm_paddr_t pml4 = vm_alloc_page_table(vm);
+	vm_paddr_t pdpt = vm_alloc_page_table(vm);
+	vm_paddr_t pd = vm_alloc_page_table(vm);
+	uint64_t *pde = addr_gpa2hva(vm, pd);
 
-	state = vcpu_save_state(vcpu);
-	set_hdr_gpat(state, INVALID_PAT);
-	TEST_ASSERT_EQ(set_nested_state(state), 0);
-	set_hdr_gpat(state, GPAT);
-	TEST_ASSERT_EQ(set_nested_state(state), 0);
+	*(uint64_t *)addr_gpa2hva(vm, pml4) = pdpt | rwu;
+	*(uint64_t *)addr_gpa2hva(vm, pdpt) = pd | rwu;
+	for (uint64_t i = 0; i < 512; i++)
+		pde[i] = i << 21 | PTE_LARGE_MASK | rwu;
+
+	return pml4;
+}
+
+static void init_svm(struct kvm_vcpu *vcpu, vm_paddr_t npt)
+{
+	vm_vaddr_t svm_gva;
+
+	vcpu_alloc_svm(vcpu->vm, &svm_gva);
+	vcpu_args_set(vcpu, 1, svm_gva);
+
+	nested_cr3 = npt;
+	sync_global_to_guest(vcpu->vm, nested_cr3);
+}
+
+/* Run L1 and L2 until one of them is at @stage. */
+static void run_until(struct kvm_vcpu *vcpu, uint64_t stage)
+{
+	struct ucall uc;
+
+	vcpu_run(vcpu);
+	switch (get_ucall(vcpu, &uc)) {
+	case UCALL_SYNC:
+		TEST_ASSERT_EQ(uc.args[1], stage);
+		break;
+	case UCALL_DONE:
+		TEST_ASSERT_EQ(DONE, stage);
+		break;
+	case UCALL_ABORT:
+		REPORT_GUEST_ASSERT(uc);
+	default:
+		TEST_FAIL("Unexpected exit: %s", exit_reason_str(vcpu->run->exit_reason));
+	}
+}
+
+static void assert_saved_gpat(struct kvm_vcpu *vcpu, uint64_t gpat, uint32_t flags)
+{
+	struct kvm_x86_state *state = vcpu_save_state(vcpu);
+
+	TEST_ASSERT_EQ(state->nested.hdr.svm.gpat, gpat);
+	TEST_ASSERT_EQ(state->nested.hdr.svm.flags, flags);
+	TEST_ASSERT_EQ(state->nested.hdr.svm.reserved, 0);
 	kvm_x86_state_cleanup(state);
-
-	assert_no_gpat_saved();
-	TEST_ASSERT_EQ(read_pat(L2), HPAT);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
 }
 
-/* ---- With nested NPT ---- */
+KVM_ONE_VCPU_TEST_SUITE(npt_off);
 
-FIXTURE(npt_on) { };
+FIXTURE(npt_on) {
+	struct kvm_vcpu *vcpu;
+};
 
 FIXTURE_SETUP(npt_on)
 {
 	if (!kvm_cpu_has(X86_FEATURE_NPT))
 		SKIP(return, "nested NPT is off (kvm_amd.npt=0)");
 
-	create_vm(true);
+	vm_create_with_one_vcpu(&self->vcpu, NULL);
+	init_svm(self->vcpu, tdp_identity_map_default_memslots(self->vcpu->vm));
 }
 
 FIXTURE_TEARDOWN(npt_on)
 {
-	kvm_vm_free(vm);
+	kvm_vm_free(self->vcpu->vm);
 }
 
-TEST_F(npt_on, vmrun_rejects_invalid_g_pat)
+static void l2_shares_pat(void)
 {
-	uint64_t pat;
-	int n = 0;
+	l2_assert_pat(HPAT);
+	GUEST_ASSERT_EQ(wrmsr_safe(MSR_IA32_CR_PAT, INVALID_PAT), GP_VECTOR);
+	wrmsr(MSR_IA32_CR_PAT, GPAT_NEW);
+	l2_assert_pat(GPAT_NEW);
+	vmmcall();
 
-	while ((pat = next_invalid_pat(&n))) {
-		vmcb12->save.g_pat = pat;
-		TEST_ASSERT_EQ(guest_call(L1, op_vmrun, l1_svm), (uint32_t)SVM_EXIT_ERR);
-		TEST_ASSERT_EQ(vmcb12->save.g_pat, pat);
-		TEST_ASSERT_EQ(read_pat(L1), HPAT);
+	GUEST_SYNC(STAGE_1);
+	l2_assert_pat(HPAT_NEW);
+	vmmcall();
+}
+
+static void l1_shares_pat(struct svm_test_data *svm)
+{
+	l1_setup(svm, l2_shares_pat);
+	vmcb12->save.g_pat = INVALID_PAT;
+	l1_run_l2(svm);
+	l1_assert_pats(GPAT_NEW, INVALID_PAT);
+	l1_run_l2(svm);
+	l1_assert_pats(HPAT_NEW, INVALID_PAT);
+	GUEST_DONE();
+}
+
+KVM_ONE_VCPU_TEST(npt_off, l1_and_l2_share_hpat, l1_shares_pat)
+{
+	init_svm(vcpu, 0);
+	run_until(vcpu, STAGE_1);
+	assert_saved_gpat(vcpu, 0, 0);
+	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), GPAT_NEW);
+	vcpu_set_msr(vcpu, MSR_IA32_CR_PAT, HPAT_NEW);
+	run_until(vcpu, DONE);
+}
+
+static void l2_reads_gpat(void)
+{
+	l2_assert_pat(GPAT);
+	vmmcall();
+	l2_assert_pat(GPAT_NEW);
+	vmmcall();
+}
+
+static void l1_loads_gpat(struct svm_test_data *svm)
+{
+	l1_setup(svm, l2_reads_gpat);
+	l1_run_l2(svm);
+	l1_assert_pats(HPAT, GPAT);
+
+	wrmsr(MSR_IA32_CR_PAT, HPAT_NEW);
+	vmcb12->save.g_pat = GPAT_NEW;
+	l1_run_l2(svm);
+	l1_assert_pats(HPAT_NEW, GPAT_NEW);
+	GUEST_DONE();
+}
+
+KVM_ONE_VCPU_TEST(npt_on, vmrun_loads_gpat, l1_loads_gpat)
+{
+	run_until(vcpu, DONE);
+}
+
+static void l1_loads_invalid_gpat(struct svm_test_data *svm)
+{
+	l1_setup(svm, l2_reads_gpat);
+
+	for (int shift = 0; shift < 64; shift += 8) {
+		for (int i = 0; i < ARRAY_SIZE(invalid_fields); i++) {
+			uint64_t pat = (GPAT & ~(0xffull << shift)) |
+				       (uint64_t)invalid_fields[i] << shift;
+
+			vmcb12->save.g_pat = pat;
+			run_guest(vmcb12, svm->vmcb_gpa);
+			GUEST_ASSERT_EQ(vmcb12->control.exit_code, (uint32_t)SVM_EXIT_ERR);
+			l1_assert_pats(HPAT, pat);
+		}
 	}
 
 	vmcb12->save.g_pat = GPAT;
-	enter_l2();
-	TEST_ASSERT_EQ(read_pat(L2), GPAT);
+	l1_run_l2(svm);
+	GUEST_DONE();
 }
 
-TEST_F(npt_on, l2_reads_g_pat_and_l1_does_not)
+KVM_ONE_VCPU_TEST(npt_on, vmrun_rejects_invalid_gpat, l1_loads_invalid_gpat)
 {
-	enter_l2();
-	TEST_ASSERT_EQ(read_pat(L2), GPAT);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT);
+	run_until(vcpu, DONE);
 }
 
-TEST_F(npt_on, l2_write_is_saved_at_vmexit)
+static void l2_writes_gpat(void)
 {
-	enter_l2();
-	write_pat(L2, GPAT_2);
-	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT_2);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT);
+	l2_assert_pat(GPAT);
+	wrmsr(MSR_IA32_CR_PAT, GPAT_NEW);
+	GUEST_ASSERT_EQ(wrmsr_safe(MSR_IA32_CR_PAT, INVALID_PAT), GP_VECTOR);
+	l2_assert_pat(GPAT_NEW);
+	GUEST_SYNC(STAGE_1);
+	l2_assert_pat(GPAT_NEW);
+	vmmcall();
 }
 
-TEST_F(npt_on, npt_switched_off_and_on)
+static void l1_saves_gpat(struct svm_test_data *svm)
 {
-	enter_l2();
-	TEST_ASSERT_EQ(read_pat(L2), GPAT);
-	exit_l2();
-
-	set_npt(vmcb12, false);
-	enter_l2();
-	TEST_ASSERT_EQ(read_pat(L2), HPAT);
-	write_pat(L2, HPAT_2);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
-
-	set_npt(vmcb12, true);
-	enter_l2();
-	TEST_ASSERT_EQ(read_pat(L2), GPAT);
-	exit_l2();
-	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
+	l1_setup(svm, l2_writes_gpat);
+	l1_run_l2(svm);
+	l1_assert_pats(HPAT, GPAT_NEW);
+	GUEST_DONE();
 }
 
-TEST_F(npt_on, invalid_write_from_l2_faults)
+KVM_ONE_VCPU_TEST(npt_on, l2_writes_gpat_and_host_hpat, l1_saves_gpat)
 {
-	test_invalid_write_from_l2();
-}
-
-TEST_F(npt_on, host_accesses_hpat)
-{
-	enter_l2();
+	run_until(vcpu, STAGE_1);
 	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT);
-	write_pat(L2, GPAT_2);
-	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT);
-
-	host_writes_hpat(HPAT_2);
-	TEST_ASSERT_EQ(_vcpu_set_msr(vcpu, MSR_IA32_CR_PAT, INVALID_PAT), 0);
-	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT_2);
-	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT_2);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
+	vcpu_set_msr(vcpu, MSR_IA32_CR_PAT, HPAT_NEW);
+	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT_NEW);
+	assert_saved_gpat(vcpu, GPAT_NEW, KVM_STATE_SVM_VALID_GPAT);
+	vcpu_set_msr(vcpu, MSR_IA32_CR_PAT, HPAT);
+	run_until(vcpu, DONE);
 }
 
-/* To userspace that gets L2's accesses, KVM_{GET,SET}_MSRS are of no use. */
-TEST_F(npt_on, msr_filter_leaves_gpat_alone)
-{
-	uint8_t deny_all = 0;
-	struct kvm_msr_filter filter = {
-		.flags = KVM_MSR_FILTER_DEFAULT_ALLOW,
-		.ranges[0] = {
-			.flags = KVM_MSR_FILTER_READ | KVM_MSR_FILTER_WRITE,
-			.base = MSR_IA32_CR_PAT,
-			.nmsrs = 1,
-			.bitmap = &deny_all,
-		},
-	}, no_filter = {};
-
-	vm_enable_cap(vm, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER);
-	enter_l2();
-	vm_ioctl(vm, KVM_X86_SET_MSR_FILTER, &filter);
-
-	set_guest_op(op_read_pat, 0);
-	vcpu_run(vcpu);
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_X86_RDMSR);
-	TEST_ASSERT_EQ(vcpu->run->msr.index, MSR_IA32_CR_PAT);
-	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT);
-	vcpu->run->msr.data = GPAT;
-	TEST_ASSERT_EQ(run_until_report(L2), GPAT);
-
-	set_guest_op(op_write_pat, HPAT_2);
-	vcpu_run(vcpu);
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_X86_WRMSR);
-	TEST_ASSERT_EQ(vcpu->run->msr.index, MSR_IA32_CR_PAT);
-	TEST_ASSERT_EQ(vcpu->run->msr.data, HPAT_2);
-	host_writes_hpat(HPAT_2);
-	vcpu->run->msr.error = 1;
-	TEST_ASSERT_EQ(run_until_report(L2), GP_VECTOR);
-	assert_gpat_saved(GPAT);
-
-	vm_ioctl(vm, KVM_X86_SET_MSR_FILTER, &no_filter);
-	TEST_ASSERT_EQ(read_pat(L2), GPAT);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
-}
-
-TEST_F(npt_on, invalid_gpat_in_header_changes_nothing)
+KVM_ONE_VCPU_TEST(npt_on, invalid_gpat_in_header_is_rejected, l1_saves_gpat)
 {
 	struct kvm_x86_state *state;
-	uint64_t pat;
-	int n = 0;
 
-	enter_l2();
-	write_pat(L2, GPAT_2);
+	run_until(vcpu, STAGE_1);
 	state = vcpu_save_state(vcpu);
-	while ((pat = next_invalid_pat(&n))) {
-		state->nested.hdr.svm.gpat = pat;
-		TEST_ASSERT_EQ(set_nested_state(state), EINVAL);
-		assert_gpat_saved(GPAT_2);
-	}
+	state->nested.hdr.svm.gpat = INVALID_PAT;
+	TEST_ASSERT_EQ(__vcpu_nested_state_set(vcpu, &state->nested), -1);
+	TEST_ASSERT_EQ(errno, EINVAL);
 	kvm_x86_state_cleanup(state);
 
-	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT_2);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT);
+	assert_saved_gpat(vcpu, GPAT_NEW, KVM_STATE_SVM_VALID_GPAT);
+	run_until(vcpu, DONE);
 }
 
-TEST_F(npt_on, garbage_in_header_is_legacy_state)
+static void l2_loses_gpat(void)
 {
-	const struct kvm_svm_nested_state_hdr garbage[] = {
+	l2_assert_pat(GPAT);
+	GUEST_SYNC(STAGE_1);
+	l2_assert_pat(HPAT);
+	GUEST_SYNC(STAGE_2);
+	l2_assert_pat(HPAT_NEW);
+	vmmcall();
+
+	l2_assert_pat(GPAT);
+	GUEST_SYNC(STAGE_3);
+	l2_assert_pat(HPAT_NEW);
+	wrmsr(MSR_IA32_CR_PAT, GPAT_NEW);
+	vmmcall();
+}
+
+static void l1_keeps_gpat(struct svm_test_data *svm)
+{
+	l1_setup(svm, l2_loses_gpat);
+	l1_run_l2(svm);
+	l1_assert_pats(HPAT_NEW, GPAT);
+	l1_run_l2(svm);
+	l1_assert_pats(HPAT_NEW, GPAT_NEW);
+	GUEST_DONE();
+}
+
+/* KVM never checked these bytes.  Only one value of flags and reserved counts. */
+KVM_ONE_VCPU_TEST(npt_on, garbage_in_header_is_no_gpat, l1_keeps_gpat)
+{
+	struct kvm_svm_nested_state_hdr garbage[] = {
 		{ .gpat = GPAT },
-		{ .gpat = GPAT, .flags = ~0u },
 		{ .gpat = GPAT, .flags = KVM_STATE_SVM_VALID_GPAT | BIT(31) },
-		{ .gpat = GPAT, .flags = KVM_STATE_SVM_VALID_GPAT << 1 },
 		{ .gpat = GPAT, .flags = KVM_STATE_SVM_VALID_GPAT, .reserved = 1 },
-		{ .gpat = GPAT, .reserved = KVM_STATE_SVM_VALID_GPAT },
 		{ .gpat = INVALID_PAT, .flags = ~0u, .reserved = ~0u },
 	};
 
+	run_until(vcpu, STAGE_1);
 	for (int i = 0; i < ARRAY_SIZE(garbage); i++) {
-		struct kvm_x86_state *state;
+		struct kvm_x86_state *state = vcpu_save_state(vcpu);
 
-		enter_l2();
-		state = vcpu_save_state(vcpu);
-		state->nested.hdr.svm.gpat = garbage[i].gpat;
-		state->nested.hdr.svm.flags = garbage[i].flags;
-		state->nested.hdr.svm.reserved = garbage[i].reserved;
-		TEST_ASSERT_EQ(set_nested_state(state), 0);
+		garbage[i].vmcb_pa = state->nested.hdr.svm.vmcb_pa;
+		state->nested.hdr.svm = garbage[i];
+		vcpu_nested_state_set(vcpu, &state->nested);
 		kvm_x86_state_cleanup(state);
-
-		assert_no_gpat_saved();
-		TEST_ASSERT_EQ(read_pat(L2), HPAT);
-		exit_l2();
-	}
-}
-
-/* ---- SMM ---- */
-
-FIXTURE(smm) { };
-
-FIXTURE_VARIANT(smm)
-{
-	bool npt;
-};
-
-FIXTURE_VARIANT_ADD(smm, npt_off) { .npt = false };
-FIXTURE_VARIANT_ADD(smm, npt_on) { .npt = true };
-
-FIXTURE_SETUP(smm)
-{
-	if (!kvm_has_cap(KVM_CAP_X86_SMM))
-		SKIP(return, "no SMM (CONFIG_KVM_SMM)");
-	if (variant->npt && !kvm_cpu_has(X86_FEATURE_NPT))
-		SKIP(return, "nested NPT is off (kvm_amd.npt=0)");
-
-	create_vm_with_smm(variant->npt);
-}
-
-FIXTURE_TEARDOWN(smm)
-{
-	kvm_vm_free(vm);
-}
-
-/* Has L2 write a PAT and checks where it went, from SMM, from L2 and from L1. */
-static void test_smi_and_rsm(bool npt, void (*in_smm)(void))
-{
-	uint64_t hpat = npt ? HPAT : GPAT_2, gpat = npt ? GPAT_2 : GPAT;
-
-	enter_l2();
-	write_pat(L2, GPAT_2);
-
-	TEST_ASSERT_EQ(smi(), hpat);
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, gpat);
-	assert_no_gpat_saved();
-	in_smm();
-	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), hpat);
-
-	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, gpat);
-	TEST_ASSERT_EQ(read_pat(L1), hpat);
-}
-
-static void do_nothing(void)
-{
-}
-
-static void save_and_restore_msrs_first(void)
-{
-	save_and_restore(false);
-}
-
-static void save_and_restore_msrs_last(void)
-{
-	save_and_restore(true);
-}
-
-TEST_F(smm, smi_and_rsm_keep_pats)
-{
-	test_smi_and_rsm(variant->npt, do_nothing);
-}
-
-TEST_F(smm, restore_in_smm_msrs_first)
-{
-	test_smi_and_rsm(variant->npt, save_and_restore_msrs_first);
-}
-
-TEST_F(smm, restore_in_smm_msrs_last)
-{
-	test_smi_and_rsm(variant->npt, save_and_restore_msrs_last);
-}
-
-TEST_F(smm, rsm_loads_g_pat_again)
-{
-	enter_l2();
-	smi();
-	vmcb12->save.g_pat = HPAT_2;
-	TEST_ASSERT_EQ(read_pat(L2), variant->npt ? HPAT_2 : HPAT);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, HPAT_2);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT);
-}
-
-/* A failed RSM is a shutdown; without NPT an invalid g_pat is no failure. */
-TEST_F(smm, rsm_does_not_run_invalid_g_pat)
-{
-	enter_l2();
-	smi();
-	vmcb12->save.g_pat = INVALID_PAT;
-
-	if (!variant->npt) {
-		TEST_ASSERT_EQ(read_pat(L2), HPAT);
-		return;
+		assert_saved_gpat(vcpu, 0, 0);
 	}
 
-	vcpu_run(vcpu);
-	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_SHUTDOWN);
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, INVALID_PAT);
-	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT);
+	run_until(vcpu, STAGE_2);
 }
 
-TEST_F(smm, state_without_gpat)
+/* Without gPAT, hPAT goes to vmcb02 as well.  Clearing SVME frees that. */
+KVM_ONE_VCPU_TEST(npt_on, host_writes_hpat_after_clearing_svme, l1_keeps_gpat)
 {
-	enter_l2();
-	save_and_restore_vmcb_pa_only(false);
-	TEST_ASSERT_EQ(smi(), HPAT);
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
-	TEST_ASSERT_EQ(read_pat(L2), variant->npt ? GPAT : HPAT);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT);
-}
-
-/* ---- Save and restore ---- */
-
-FIXTURE(restore) { };
-
-FIXTURE_VARIANT(restore)
-{
-	bool msrs_last;
-};
-
-FIXTURE_VARIANT_ADD(restore, msrs_first) { .msrs_last = false };
-FIXTURE_VARIANT_ADD(restore, msrs_last) { .msrs_last = true };
-
-FIXTURE_SETUP(restore)
-{
-	if (!kvm_cpu_has(X86_FEATURE_NPT))
-		SKIP(return, "nested NPT is off (kvm_amd.npt=0)");
-
-	create_vm(true);
-	write_pat(L1, HPAT_2);
-}
-
-FIXTURE_TEARDOWN(restore)
-{
-	kvm_vm_free(vm);
-}
-
-TEST_F(restore, both_pats_survive)
-{
-	assert_no_gpat_saved();
-
-	enter_l2();
-	assert_gpat_saved(GPAT);
-	save_and_restore(variant->msrs_last);
-	assert_gpat_saved(GPAT);
-	TEST_ASSERT_EQ(read_pat(L2), GPAT);
-
-	write_pat(L2, GPAT_2);
-	save_and_restore(variant->msrs_last);
-	save_and_restore(variant->msrs_last);
-	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT_2);
-	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
-
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT_2);
-	assert_no_gpat_saved();
-	save_and_restore(variant->msrs_last);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
-
-	enter_l2();
-	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
-}
-
-TEST_F(restore, shared_pat_survives_without_npt)
-{
-	set_npt(vmcb12, false);
-	enter_l2();
-	write_pat(L2, GPAT_2);
-	assert_no_gpat_saved();
-	save_and_restore(variant->msrs_last);
-	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
-	exit_l2();
-	assert_no_gpat_saved();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
-	TEST_ASSERT_EQ(read_pat(L1), GPAT_2);
-}
-
-/* What L2 wrote before its last #VMEXIT is only away for a while. */
-TEST_F(restore, vmm_that_keeps_vmcb_pa_only)
-{
-	enter_l2();
-	write_pat(L2, GPAT_2);
-	exit_l2();
-
-	enter_l2();
-	write_pat(L2, HPAT);
-	save_and_restore_vmcb_pa_only(variant->msrs_last);
-	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT_2);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
-
-	enter_l2();
-	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
-	assert_gpat_saved(GPAT_2);
-}
-
-/* ---- Legacy state: L2 did not run yet, hPAT is HPAT_2, vmcb12.g_pat is GPAT ---- */
-
-static struct kvm_x86_state *legacy;
-
-FIXTURE(legacy) { };
-
-FIXTURE_VARIANT(legacy)
-{
-	bool msrs_last;
-};
-
-FIXTURE_VARIANT_ADD(legacy, msrs_first) { .msrs_last = false };
-FIXTURE_VARIANT_ADD(legacy, msrs_last) { .msrs_last = true };
-
-FIXTURE_SETUP(legacy)
-{
-	if (!kvm_cpu_has(X86_FEATURE_NPT))
-		SKIP(return, "nested NPT is off (kvm_amd.npt=0)");
-
-	create_vm(true);
-	write_pat(L1, HPAT_2);
-	enter_l2();
-	save_and_restore_vmcb_pa_only(variant->msrs_last);
-	legacy = vcpu_save_state(vcpu);
-}
-
-FIXTURE_TEARDOWN(legacy)
-{
-	kvm_x86_state_cleanup(legacy);
-	kvm_vm_free(vm);
-}
-
-/* L2 has a gPAT of its own, out of the host's reach. */
-static void assert_gpat_is_independent(uint64_t gpat)
-{
-	assert_gpat_saved(gpat);
-	host_writes_hpat(HPAT);
-	assert_gpat_saved(gpat);
-	TEST_ASSERT_EQ(read_pat(L2), gpat);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, gpat);
-	TEST_ASSERT_EQ(read_pat(L1), HPAT);
-}
-
-TEST_F(legacy, gpat_is_hpat)
-{
-	assert_no_gpat_saved();
-	host_writes_hpat(GPAT_2);
-	host_writes_hpat(HPAT);
-	TEST_ASSERT_EQ(read_pat(L2), HPAT);
-	assert_no_gpat_saved();
-	host_writes_hpat(HPAT_2);
-	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
-	assert_no_gpat_saved();
-}
-
-TEST_F(legacy, saved_again_is_legacy)
-{
-	save_and_restore(variant->msrs_last);
-	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
-	save_and_restore(variant->msrs_last);
-	assert_no_gpat_saved();
-	host_writes_hpat(HPAT);
-	TEST_ASSERT_EQ(read_pat(L2), HPAT);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
-}
-
-TEST_F(legacy, rejected_state_changes_nothing)
-{
-	set_hdr_gpat(legacy, INVALID_PAT);
-	TEST_ASSERT_EQ(set_nested_state(legacy), EINVAL);
-	assert_no_gpat_saved();
-	host_writes_hpat(HPAT);
-	TEST_ASSERT_EQ(read_pat(L2), HPAT);
-}
-
-TEST_F(legacy, ends_when_l2_writes)
-{
-	TEST_ASSERT_EQ(guest_call(L2, op_write_pat, INVALID_PAT), GP_VECTOR);
-	assert_no_gpat_saved();
-	write_pat(L2, GPAT_2);
-	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT_2);
-	assert_gpat_is_independent(GPAT_2);
-}
-
-TEST_F(legacy, ends_with_state_that_has_gpat)
-{
-	set_hdr_gpat(legacy, GPAT_2);
-	TEST_ASSERT_EQ(set_nested_state(legacy), 0);
-	assert_gpat_is_independent(GPAT_2);
-}
-
-TEST_F(legacy, begins_anew_with_legacy_state)
-{
-	write_pat(L2, GPAT_2);
-	vcpu_run_complete_io(vcpu);
-	TEST_ASSERT_EQ(set_nested_state(legacy), 0);
-	assert_no_gpat_saved();
-	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
-	exit_l2();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
-}
-
-/* Without NPT there is one PAT, whatever vmcb02.g_pat was until now. */
-TEST_F(legacy, ends_with_state_without_npt)
-{
-	set_npt(saved_vmcb(legacy), false);
-	set_hdr_gpat(legacy, GPAT_2);
-	TEST_ASSERT_EQ(set_nested_state(legacy), 0);
-	assert_no_gpat_saved();
-
-	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
-	host_writes_hpat(HPAT);
-	TEST_ASSERT_EQ(read_pat(L2), HPAT);
-	write_pat(L2, GPAT_2);
-	exit_l2();
-	TEST_ASSERT_EQ(read_pat(L1), GPAT_2);
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
-}
-
-TEST_F(legacy, state_with_npt_on_off_and_on)
-{
-	set_hdr_gpat(legacy, GPAT_2);
-	TEST_ASSERT_EQ(set_nested_state(legacy), 0);
-	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
-	vcpu_run_complete_io(vcpu);
-
-	set_npt(saved_vmcb(legacy), false);
-	TEST_ASSERT_EQ(set_nested_state(legacy), 0);
-	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
-	vcpu_run_complete_io(vcpu);
-
-	set_npt(saved_vmcb(legacy), true);
-	TEST_ASSERT_EQ(set_nested_state(legacy), 0);
-	TEST_ASSERT_EQ(read_pat(L2), GPAT_2);
-	assert_gpat_is_independent(GPAT_2);
-}
-
-/* ---- Ways out of L2: only #VMEXIT saves gPAT, all of them end legacy state ---- */
-
-static void leave_by_vmexit(void)
-{
-	exit_l2();
-}
-
-/* L1 intercepts INIT, or INIT resets the vCPU. */
-static void leave_by_init(void)
-{
-	struct kvm_mp_state mp_state;
-
-	change_events(pend_init);
-	vcpu_mp_state_get(vcpu, &mp_state);	/* lets KVM accept INIT */
-	change_events(unpend_init);
-}
-
-static void set_svme(bool on)
-{
+	struct kvm_x86_state *state;
 	struct kvm_sregs sregs;
 
+	run_until(vcpu, STAGE_1);
+	state = vcpu_save_state(vcpu);
+	state->nested.hdr.svm.flags = 0;
+	vcpu_nested_state_set(vcpu, &state->nested);
+	kvm_x86_state_cleanup(state);
+
 	vcpu_sregs_get(vcpu, &sregs);
-	sregs.efer = on ? sregs.efer | EFER_SVME : sregs.efer & ~EFER_SVME;
+	sregs.efer &= ~EFER_SVME;
 	vcpu_sregs_set(vcpu, &sregs);
+	vcpu_set_msr(vcpu, MSR_IA32_CR_PAT, HPAT_NEW);
+	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT_NEW);
+	assert_saved_gpat(vcpu, 0, 0);
 }
 
-/* Clearing SVME frees vmcb02, what the host writes must not go there. */
-static void leave_by_clearing_svme(void)
+TEST_F(npt_on, smi_saves_and_rsm_loads_gpat)
 {
-	set_svme(false);
-	host_writes_hpat(HPAT);
-	host_writes_hpat(HPAT_2);
-	set_svme(true);
+	/* in $SMM_PORT, %al; rsm */
+	const uint8_t handler[] = { 0xe4, SMM_PORT, 0x0f, 0xaa };
+	struct kvm_vcpu *vcpu = self->vcpu;
+	struct kvm_vm *vm = vcpu->vm;
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "no SMM (CONFIG_KVM_SMM)");
+
+	vm_userspace_mem_region_add(vm, VM_MEM_SRC_ANONYMOUS, SMRAM_GPA,
+				    SMRAM_SLOT, 16, 0);
+	memcpy(addr_gpa2hva(vm, SMRAM_GPA + SMI_ENTRY), handler, sizeof(handler));
+	vcpu_set_msr(vcpu, MSR_IA32_SMBASE, SMRAM_GPA);
+
+	vcpu_arch_set_entry_point(vcpu, l1_saves_gpat);
+	run_until(vcpu, STAGE_1);
+
+	vcpu_ioctl(vcpu, KVM_SMI, NULL);
+	vcpu_run(vcpu);
+	TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_IO);
+	TEST_ASSERT_EQ(vcpu->run->io.port, SMM_PORT);
+	TEST_ASSERT_EQ(vcpu_get_msr(vcpu, MSR_IA32_CR_PAT), HPAT);
+	sync_global_from_guest(vm, vmcb12);
+	vmcb12 = addr_gva2hva(vm, (vm_vaddr_t)vmcb12);
+	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT_NEW);
+	assert_saved_gpat(vcpu, 0, 0);
+
+	run_until(vcpu, DONE);
 }
 
-static void enter_smm(struct kvm_vcpu_events *events)
+/* Move the vCPU to a new VM, return the vCPU there. */
+static struct kvm_vcpu *save_and_restore(struct kvm_vcpu *vcpu, bool gpat, bool msrs_last)
 {
-	events->smi.smm = 1;
+	struct kvm_x86_state *state = vcpu_save_state(vcpu);
+	struct kvm_vm *vm = vcpu->vm;
+
+	if (!gpat)
+		state->nested.hdr.svm.flags = 0;
+
+	kvm_vm_release(vm);
+	vcpu = vm_recreate_with_one_vcpu(vm);
+
+	if (msrs_last) {
+		vcpu_sregs_set(vcpu, &state->sregs);
+		vcpu_nested_state_set(vcpu, &state->nested);
+		state->nested.size = 0;		/* not again in vcpu_load_state() */
+	}
+	vcpu_load_state(vcpu, state);
+	kvm_x86_state_cleanup(state);
+
+	return vcpu;
 }
 
-static void leave_smm(struct kvm_vcpu_events *events)
+TEST_F(npt_on, restore_gpat)
 {
-	events->smi.smm = 0;
+	vcpu_arch_set_entry_point(self->vcpu, l1_saves_gpat);
+	run_until(self->vcpu, STAGE_1);
+
+	for (int msrs_last = 0; msrs_last < 2; msrs_last++) {
+		self->vcpu = save_and_restore(self->vcpu, true, msrs_last);
+		assert_saved_gpat(self->vcpu, GPAT_NEW, KVM_STATE_SVM_VALID_GPAT);
+		TEST_ASSERT_EQ(vcpu_get_msr(self->vcpu, MSR_IA32_CR_PAT), HPAT);
+	}
+
+	run_until(self->vcpu, DONE);
 }
 
-static void leave_by_toggling_smm(void)
+TEST_F(npt_on, restore_without_gpat)
 {
-	change_events(enter_smm);
-	host_writes_hpat(HPAT);
-	host_writes_hpat(HPAT_2);
-	change_events(leave_smm);
-}
+	vcpu_arch_set_entry_point(self->vcpu, l1_keeps_gpat);
+	run_until(self->vcpu, STAGE_1);
+	self->vcpu = save_and_restore(self->vcpu, false, false);
+	assert_saved_gpat(self->vcpu, 0, 0);
 
-static void leave_by_setting_state(void)
-{
-	struct kvm_nested_state outside = {
-		.flags = KVM_STATE_NESTED_GIF_SET,
-		.format = KVM_STATE_NESTED_FORMAT_SVM,
-		.size = sizeof(outside),
-	};
+	run_until(self->vcpu, STAGE_2);
+	vcpu_set_msr(self->vcpu, MSR_IA32_CR_PAT, HPAT_NEW);
 
-	vcpu_nested_state_set(vcpu, &outside);
-}
-
-static struct kvm_sregs l1_sregs;
-static uint8_t l1_stack[PAGE_SIZE] __aligned(PAGE_SIZE);
-
-static void l1_guest_anew(void)
-{
-	guest_serve(L1);
-}
-
-/* Whoever ran before, now L1 does. */
-static void restart_l1(void)
-{
-	struct kvm_regs regs = {
-		.rip = (uint64_t)l1_guest_anew,
-		.rsp = (uint64_t)l1_stack + sizeof(l1_stack) - 8,
-		.rflags = X86_EFLAGS_FIXED,
-	};
-
-	vcpu_sregs_set(vcpu, &l1_sregs);
-	vcpu_regs_set(vcpu, &regs);
-	run_until_report(L1);
-}
-
-FIXTURE(leave) { };
-
-FIXTURE_VARIANT(leave)
-{
-	void (*how)(void);
-	bool is_vmexit;
-	uint64_t intercept;
-};
-
-FIXTURE_VARIANT_ADD(leave, vmexit) {
-	.how = leave_by_vmexit,
-	.is_vmexit = true,
-};
-
-FIXTURE_VARIANT_ADD(leave, init_that_l1_intercepts) {
-	.how = leave_by_init,
-	.is_vmexit = true,
-	.intercept = BIT_ULL(INTERCEPT_INIT),
-};
-
-FIXTURE_VARIANT_ADD(leave, init) { .how = leave_by_init };
-FIXTURE_VARIANT_ADD(leave, svme_cleared) { .how = leave_by_clearing_svme };
-FIXTURE_VARIANT_ADD(leave, smm_toggled) { .how = leave_by_toggling_smm };
-FIXTURE_VARIANT_ADD(leave, state_outside_guest_mode) { .how = leave_by_setting_state };
-
-FIXTURE_SETUP(leave)
-{
-	if (!kvm_cpu_has(X86_FEATURE_NPT))
-		SKIP(return, "nested NPT is off (kvm_amd.npt=0)");
-
-	create_vm(true);
-	write_pat(L1, HPAT_2);
-	vcpu_sregs_get(vcpu, &l1_sregs);
-	vmcb12->control.intercept |= variant->intercept;
-	enter_l2();
-}
-
-FIXTURE_TEARDOWN(leave)
-{
-	kvm_vm_free(vm);
-}
-
-/* After it, vmcb12.g_pat has to be @g_pat, and what the next VMRUN loads. */
-static void test_leave(void (*how)(void), uint64_t g_pat)
-{
-	how();
-	TEST_ASSERT_EQ(vmcb12->save.g_pat, g_pat);
-	assert_no_gpat_saved();
-	host_writes_hpat(HPAT);
-	host_writes_hpat(HPAT_2);
-
-	restart_l1();
-	TEST_ASSERT_EQ(read_pat(L1), HPAT_2);
-	enter_l2();
-	TEST_ASSERT_EQ(read_pat(L2), g_pat);
-	assert_gpat_is_independent(g_pat);
-}
-
-TEST_F(leave, with_gpat)
-{
-	write_pat(L2, GPAT_2);
-	vcpu_run_complete_io(vcpu);
-	test_leave(variant->how, variant->is_vmexit ? GPAT_2 : GPAT);
-}
-
-TEST_F(leave, with_legacy_state)
-{
-	save_and_restore_vmcb_pa_only(false);
-	assert_no_gpat_saved();
-	test_leave(variant->how, GPAT);
+	run_until(self->vcpu, STAGE_3);
+	self->vcpu = save_and_restore(self->vcpu, false, true);
+	assert_saved_gpat(self->vcpu, 0, 0);
+	run_until(self->vcpu, DONE);
 }
 
 int main(int argc, char *argv[])

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * More of what svm_nested_pat_test.c tests: series of VMRUNs, clean bits, entries
- * that fail, RSM among them, an L1 that intercepts IA32_PAT, and accesses that
- * KVM emulates.
+ * More of what svm_nested_pat_test.c tests: series of VMRUNs, clean bits, two CPUs
+ * of L1, entries that fail, RSM among them, an L1 that intercepts IA32_PAT, and
+ * accesses that KVM emulates.
  */
 #include "kvm_test_harness.h"
 #include "svm_nested_pat.h"
@@ -237,6 +237,60 @@ TEST_F(npt_on, g_pat_and_clean_bit)
 	TEST_ASSERT_EQ(read_pat(L2), HPAT_2);
 	exit_l2();
 	TEST_ASSERT_EQ(vmcb12->save.g_pat, HPAT_2);
+}
+
+/* BitVisor does that with the VMCB of its guest. */
+TEST_F(npt_on, np_flipped_on_one_vmcb)
+{
+	const uint64_t pats[] = { INVALID_PAT, 0, GPAT, INVALID_PAT, GPAT_2, 0 };
+
+	for (int i = 0; i < ARRAY_SIZE(pats); i++) {
+		vmcb12->save.g_pat = pats[i];
+		set_npt(vmcb12, false);
+		enter_l2();
+		TEST_ASSERT_EQ(read_pat(L2), HPAT);
+		exit_l2();
+		TEST_ASSERT_EQ(vmcb12->save.g_pat, pats[i]);
+
+		set_npt(vmcb12, true);
+		if (pats[i] == INVALID_PAT) {
+			TEST_ASSERT_EQ(guest_call(L1, op_vmrun, l1_svm),
+				       (uint32_t)SVM_EXIT_ERR);
+		} else {
+			enter_l2();
+			TEST_ASSERT_EQ(read_pat(L2), pats[i]);
+			exit_l2();
+		}
+		TEST_ASSERT_EQ(vmcb12->save.g_pat, pats[i]);
+		TEST_ASSERT_EQ(read_pat(L1), HPAT);
+	}
+}
+
+/* Another CPU cannot have anything of the VMCB cached, whatever the clean bits say. */
+TEST_F(npt_on, l2_moves_between_two_cpus_of_l1)
+{
+	const uint64_t pats[] = { GPAT, GPAT_2, HPAT, 0, HPAT_2 };
+	struct kvm_vcpu *cpus[] = { vcpu, vm_vcpu_add(vm, 1, l1_guest) };
+	vm_vaddr_t gva;
+
+	vcpu = cpus[1];
+	vcpu_alloc_svm(vm, &gva);
+	vcpu_args_set(vcpu, 1, gva);
+	run_until_report(L1);
+
+	for (int i = 0; i < 4 * ARRAY_SIZE(pats); i++) {
+		uint64_t pat = pats[i % ARRAY_SIZE(pats)];
+
+		vcpu = cpus[i % 2];
+		vmcb12->control.clean = ~0;
+		vmcb12->save.g_pat = pat;
+		enter_l2();
+		TEST_ASSERT_EQ(read_pat(L2), pat);
+		assert_gpat_saved(pat);
+		exit_l2();
+		TEST_ASSERT_EQ(vmcb12->save.g_pat, pat);
+		TEST_ASSERT_EQ(read_pat(L1), HPAT);
+	}
 }
 
 static void test_intercepted_access(void)

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 from pathlib import Path
 
 from lib import jobs
@@ -61,7 +62,7 @@ class Archive:
             raise Fatal(f'suite {suite} is no name of a suite')
         self.suite = suite
         self.kind = kind
-        self.dir = place.build / 'apt' / f'{suite}-{os.getpid()}'
+        self.dir = place.build / 'apt' / f'{suite}-{os.getpid()}-{threading.get_ident()}'
 
     # ---- apt's view ----
 

@@ -18,8 +18,7 @@ PART = ['COPYING', 'CREDITS', 'Kbuild', 'Kconfig', 'LICENSES', 'MAINTAINERS', 'M
         'Documentation/virt', 'arch/x86', 'drivers/Makefile', 'drivers/dma/*.h', 'drivers/net/ethernet/intel/*.h',
         'fs/Makefile', 'include', 'init/Makefile', 'ipc/Makefile', 'kernel/Makefile', 'lib/Makefile', 'scripts',
         'tools/arch/x86', 'tools/build', 'tools/include', 'tools/lib', 'tools/scripts', 'tools/testing/selftests/*.*',
-        'tools/testing/selftests/Makefile', 'tools/testing/selftests/cgroup', 'tools/testing/selftests/[krv]*', 'usr',
-        'virt']
+        'tools/testing/selftests/Makefile', 'tools/testing/selftests/[ckrv]*', 'usr', 'virt']
 QEMU = ['[!r]*', 'r[!o]*']	# without roms/, two thirds of it
 
 

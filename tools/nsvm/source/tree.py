@@ -46,7 +46,11 @@ def from_linux(base: Base) -> None:
         raise Fatal(f'LINUX={base.linux} has no commit {ref}')
     if not git_ok(theirs, 'cat-file', '-e', f'{commit}:arch/x86/kvm/svm/nested.c'):
         raise Fatal(f'LINUX={base.linux} is no kernel tree: it has no arch/x86/kvm/svm/nested.c')
+    part = digest(*package.PART)
     if base.commit() and base.root() == commit:
+        if read(base.src / '.git/nsvm-part') != part:
+            base.git('sparse-checkout', 'set', '--no-cone', *(f'/{p}' for p in package.PART))
+            put(base.src / '.git/nsvm-part', part)
         return
     if base.commit() and not is_ours(base):
         raise Fatal(f'{rel(base.src)} has commits or edits of its own, on another base: make patches, then make distclean')
@@ -64,6 +68,7 @@ def from_linux(base: Base) -> None:
               f'cannot check out {ref} of {base.linux}', env=GIT_ENV)
     base.git('tag', '-f', 'base')
     forget(base, 'nsvm-applied', 'nsvm-left-out', 'nsvm-root', 'nsvm-before')
+    put(base.src / '.git/nsvm-part', part)
     put(base.src / '.git/nsvm-source', f'source {base.linux} {commit}\n')
     put(base.src / '.git/nsvm-base', f'{commit}\n')
     if git(theirs, 'status', '--porcelain', '-uno', check=False):

@@ -3,8 +3,9 @@
 
 The modules that the tree changes, kvm-amd.ko for a change of svm/ alone, are built
 against its linux-headers by its compiler with its flags, plus W=1 and KVM_WERROR; the
-others are the distribution's own.  A tree that changes more of the kernel than KVM takes
-a whole kernel: Fatal 3.
+others are the distribution's own.  A header of KVM goes with them, in front of the one
+in linux-headers.  A tree that changes more of the kernel than KVM takes a whole kernel:
+Fatal 3.
 """
 import io
 import re
@@ -19,13 +20,52 @@ from lib.say import Fatal
 from source.debian import NOT_HERE
 
 UAPI = 'arch/x86/include/uapi/asm/kvm.h'
-SOURCES = ('arch/x86/kvm', 'virt/kvm', UAPI)
+# The structs in it are also those of vmlinux and of other modules, which remain the distribution's:
+# it goes with KVM's modules if only macros differ that no struct can depend on
+HOST = 'arch/x86/include/asm/kvm_host.h'
+SOURCES = ('arch/x86/kvm', 'virt/kvm', UAPI, HOST)
+MACRO = re.compile(r'^[ \t]*#[ \t]*define[ \t]+(\w+)((?:.*\\\n)*.*\n)', re.M)
+COMMENT = re.compile(r'/\*.*?\*/', re.S)
+
+
+def split_header(text: str) -> tuple[dict[str, str], str]:
+    """The macros of a header, name -> what follows it, and all else, both without comments"""
+    code = COMMENT.sub('', text + '\n')
+    return dict(MACRO.findall(code)), ' '.join(MACRO.sub('', code).split())
+
+
+def changed_macros(before: str, after: str) -> set[str] | None:
+    """Names of the macros that differ between two versions of a header, and of those that are made of
+    them; None if more than macros differs, or one of them is used outside of macros"""
+    (was, rest_before), (now, rest_after) = split_header(before), split_header(after)
+    if rest_before != rest_after:
+        return None
+    changed = {name for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
+    while more := {name for name, body in now.items() if name not in changed and changed & set(re.findall(r'\w+', body))}:
+        changed |= more
+    return None if changed & set(re.findall(r'\w+', rest_after)) else changed
+
+
+def goes_with_modules(base: Base, tree: str) -> bool:
+    """Can the change of HOST alter nothing that vmlinux was compiled with?"""
+    changed = changed_macros(*(base.git('show', f'{commit}:{HOST}') for commit in (base.root(), tree)))
+    if changed is None:
+        return False
+    # A macro of the same name in another header might be in a struct, too
+    users = [base.git('grep', '-lw', name, tree, '--', 'include', 'arch/x86/include', check=False).splitlines() for name in changed]
+    return all(user == f'{tree}:{HOST}' for found in users for user in found)
+
+
+def changed_files(base: Base, tree: str) -> list[str]:
+    """Of what a kernel is compiled from"""
+    return base.git('diff', '--name-only', base.root(), tree, '--', 'arch', 'virt', 'include').split()
 
 
 def changed_modules(base: Base, tree: str) -> list[str]:
     """Those of kvm and kvm-amd that differ from the base's"""
-    files = base.git('diff', '--name-only', base.root(), tree, '--', 'arch', 'virt', 'include').split()
-    other = [f for f in files if not f.startswith(('arch/x86/kvm/', 'virt/kvm/')) and f != UAPI]
+    files = changed_files(base, tree)
+    ours = (UAPI, HOST) if HOST in files and goes_with_modules(base, tree) else (UAPI,)
+    other = [f for f in files if not f.startswith(('arch/x86/kvm/', 'virt/kvm/')) and f not in ours]
     if other:
         raise Fatal(f'the series changes {other[0]}: that takes a whole kernel', NOT_HERE)
     if any(not f.startswith('arch/x86/kvm/svm/') and f != UAPI for f in files):
@@ -43,8 +83,10 @@ def write_sources(base: Base, tree: str, to: Path, modules: list[str]) -> None:
         raise Fatal(f'git archive of {tree} fails in {base.src}')
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         files = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
-    # Before the headers of the kernel, which have another one
-    files['first/asm/kvm.h'] = files.pop(UAPI)
+    # Before the headers of the kernel, which have others
+    files['first/asm/kvm.h'], host = files.pop(UAPI), files.pop(HOST)
+    if HOST in changed_files(base, tree):
+        files['first/asm/kvm_host.h'] = host
     kbuild = files['arch/x86/kvm/Makefile'].decode()
     kbuild = re.sub(r'\$\(srctree\)/virt/kvm/', '$(src)/../../../virt/kvm/', kbuild)
     kbuild = re.sub(r'-I *(\$\(srctree\)/)?arch/x86/kvm', '-I $(src)', kbuild)

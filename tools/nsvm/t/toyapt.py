@@ -84,7 +84,7 @@ def source(version: str, line: str = '20', at: int = 20, to: str = '') -> None:
     their numbers, but for one, by default the twentieth; to: the suite that has it, instead of the own one"""
     numbers = dict(zip(('VERSION', 'PATCHLEVEL', 'SUBLEVEL'), version.split('.')))
     files = {re.sub(r'\[.*', 'kvm', p).replace('*', 'x'): b'' for p in package.PART}
-    files |= {f: b'' for f in ('arch/x86/kvm/Makefile', 'virt/kvm/x', module.UAPI)}
+    files |= {f: b'' for f in ('arch/x86/kvm/Makefile', 'virt/kvm/x', module.UAPI, module.HOST)}
     files |= {nested: ''.join(f'{n}\n' for n in range(1, 101)).replace(f'{at}\n', f'{line}\n', 1).encode(),
               'Makefile': ''.join(f'{k} = {v}\n' for k, v in numbers.items()).encode(),
               'include/ballast': os.urandom(400000), 'scripts/extract-vmlinux': b'cat "$1"'}

@@ -5,7 +5,7 @@ The PAT tests, and what is asked for of the overlay and of the tree's own: all o
 former and NEIGHBOURS without a name.  A tree without the series has only its own.  With "tests: <base>" in
 BASE they are made in that base's tree, with its series.  They run on any machine.
 
-mainline_test() is the PAT test of mainline, edited: it is for a KVM with a quirk that ours has not.
+mainline_test() is the PAT test of mainline, edited where it is for a KVM with a quirk that ours has not.
 
 They see the tree through symbolic links in build/<base>/selftests-src, with the overlay's
 files in place of the tree's: src stays as it is, a test has one source.
@@ -53,8 +53,14 @@ def overlay_files(base: Base, pattern: str) -> list[Path]:
     return sorted(place.overlay.glob(pattern))
 
 
-def shadow_tree(of: Base, shadow: Path, newer: bool) -> Path:
-    """The place to build in; newer: than a kernel that the tests run on"""
+def edited_tests(of: Base) -> set[str]:
+    """Names of files that the base has already and the series changes: there the overlay has what was before"""
+    return {Path(f).name for f in of.git('diff', '--name-only', '--diff-filter=M', of.commit(), of.worktree(), '--',
+                                         f'{SELFTESTS}/kvm').split()}
+
+
+def shadow_tree(of: Base, shadow: Path, newer: bool, edited: set[str] | frozenset[str] = frozenset()) -> Path:
+    """The place to build in; newer: than a kernel that the tests run on; edited: files that are not the overlay's"""
     shutil.rmtree(shadow, ignore_errors=True)
     (shadow / SELFTESTS).mkdir(parents=True)
     for d in ('', 'tools', SELFTESTS):
@@ -65,6 +71,8 @@ def shadow_tree(of: Base, shadow: Path, newer: bool) -> Path:
     kvm, arch = shadow / SELFTESTS / 'kvm', arch_dir(of.src)
     ours = overlay_files(of, '*.[ch]')
     for f in ours:
+        if f.name in edited:
+            continue
         (kvm / arch / f.name).unlink(missing_ok=True)
         (kvm / arch / f.name).symlink_to(f)
     # Warnings are errors in the tests that are ours
@@ -88,30 +96,38 @@ def headers(of: Base, tree: str, to: Path) -> str:
     shutil.rmtree(to, ignore_errors=True)
     (to / 'scripts').mkdir(parents=True)
     jobs.output(['gcc', '-O2', '-o', to / 'scripts/unifdef', of.src / 'scripts/unifdef.c'])
+    paths = set(of.git('ls-tree', '-r', '--name-only', tree, '--', 'include/uapi', 'arch/x86/include/uapi').split())
     # Those of 7.3 have vfio's library as well
     todo = [f for d in ('kvm', 'vfio') for f in (of.src / SELFTESTS / d).rglob('*.[chS]') if f.is_file()]
     made: dict[str, Path] = {}
     while todo:
         for name in re.findall(r'#\s*include <((?:linux|asm|asm-generic)/[a-z_0-9-]+\.h)>', todo.pop().read_text(errors='replace')):
-            header = next((f for d in ('include/uapi', 'arch/x86/include/uapi') if (f := of.src / d / name).exists()), None)
-            if header and name not in made:
-                made[name] = header
-                todo.append(header)
+            path = next((p for d in ('include/uapi', 'arch/x86/include/uapi') if (p := f'{d}/{name}') in paths), None)
+            if path and name not in made:
+                made[name] = to / 'from' / name
+                put(made[name], of.git('show', f'{tree}:{path}') + '\n')
+                todo.append(made[name])
     found = [(header, to / 'usr/include' / name) for name, header in made.items()]
-    for _, header in found:
-        header.parent.mkdir(parents=True, exist_ok=True)
+    for _, installed in found:
+        installed.parent.mkdir(parents=True, exist_ok=True)
     list(jobs.each(lambda f: jobs.output(['sh', of.src / 'scripts/headers_install.sh', *f], cwd=to), found))
     put(to / 'stamp', made_of)
     say('SELFTESTS', f'{len(found)} user-space headers made ({elapsed(begin)})')
     return made_of
 
 
-def build(base: Base, tests: list[str] | tuple[str, ...] = ()) -> Path:
-    """The directory that has them, and those of before.  tests: of the tree's own"""
-    of, newer = base.tests_base(), base.tests_base().name != base.name
+def build(base: Base, tests: list[str] | tuple[str, ...] = (), unaware: bool = False) -> Path:
+    """The directory that has them, and those of before.
+
+    Args:
+        tests: of the tree's own.
+        unaware: as they are without the series, also with the headers of that kernel: what the series adds to
+            these, they know nothing of.
+    """
+    of, newer, which = base.tests_base(), base.tests_base().name != base.name, '-unaware' if unaware else ''
     if newer:
         source_tree.make(of)
-    arch, out = arch_dir(of.src), base.b / 'selftests'
+    arch, out = arch_dir(of.src), base.b / f'selftests{which}'
     ours = [f.stem for f in overlay_files(of, '*.c')]
     asked = list(dict.fromkeys([*pat_tests(base), *wanted(base), *tests]))
     names = [t for t in asked if t in ours or (of.src / SELFTESTS / 'kvm' / arch / f'{t}.c').exists()]
@@ -119,8 +135,8 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = ()) -> Path:
         raise Fatal(f'no test {t} in {rel(of.src)}/{SELFTESTS}/kvm/{arch}')
     if not ours and not of.own_tests():
         say('SELFTESTS', f'{rel(of.src)} has no KVM_STATE_SVM_VALID_GPAT: only its own tests are built')
-    tree = of.worktree()
-    headers_id = headers(of, tree, base.b / 'headers')
+    tree = of.commit() if unaware else of.worktree()
+    headers_id = headers(of, tree, base.b / f'headers{which}')
     made_of = digest(headers_id, settings.CC, str(of.src), of.git('rev-parse', *(f'{tree}:{d}' for d in (
         SELFTESTS, 'tools/include', 'tools/arch/x86/include'))), *sorted(place.overlay.glob('*.[ch]')), Path(__file__))
     have = read(out / '.stamp').split()
@@ -133,11 +149,12 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = ()) -> Path:
         for old in out.iterdir():
             old.unlink()
         have = [made_of]
-    kvm = shadow_tree(of, base.b / 'selftests-src', newer)
-    compile_tests(kvm, todo, base.b / 'selftests-obj', base.b / 'headers', base.logs / 'build-selftests.log',
+    kvm = shadow_tree(of, base.b / f'selftests-src{which}', newer, set() if unaware else edited_tests(of))
+    objects = base.b / f'selftests-obj{which}'
+    compile_tests(kvm, todo, objects, base.b / f'headers{which}', base.logs / f'build-selftests{which}.log',
                   f'{len(todo)} tests built, static, in {rel(out)}')
     for t in todo:
-        strip(base.b / 'selftests-obj' / arch / t, out / t)
+        strip(objects / arch / t, out / t)
     put(out / '.stamp', ' '.join([*dict.fromkeys([*have, *todo])]) + '\n')
     return out
 
@@ -173,22 +190,25 @@ def without_quirk(source: str) -> str:
     return text
 
 
-def mainline_test() -> Path:
-    """The directory that has it, as MAINLINE_TEST.  Fatal with NOT_HERE if mainline's source cannot be had"""
+def mainline_test(quirk: bool = False) -> Path:
+    """The directory that has it, as MAINLINE_TEST; quirk: unchanged, for a KVM that has it.  Fatal with NOT_HERE if
+    mainline's source cannot be had"""
     of = source_tree.make_base(mainline())
-    test, out = 'svm_nested_pat_test', of.b / 'selftests-no-quirk'
-    text = without_quirk(of.git('show', f'{of.commit()}:{SELFTESTS}/kvm/{arch_dir(of.src)}/{test}.c') + '\n')
+    test, which = 'svm_nested_pat_test', '-quirk' if quirk else '-no-quirk'
+    out = of.b / f'selftests{which}'
+    text = of.git('show', f'{of.commit()}:{SELFTESTS}/kvm/{arch_dir(of.src)}/{test}.c') + '\n'
+    text = text if quirk else without_quirk(text)
     made_of = digest(of.commit(), text, settings.CC, Path(__file__), place.lab / 'kernel/regions.c')
     if read(out / '.stamp') == made_of:
         return out
-    headers(of, of.commit(), of.b / 'headers-no-quirk')
-    kvm, objects = shadow_tree(of, of.b / 'selftests-src-no-quirk', newer=True), of.b / 'selftests-obj-no-quirk'
+    headers(of, of.commit(), of.b / f'headers{which}')
+    kvm, objects = shadow_tree(of, of.b / f'selftests-src{which}', newer=True), of.b / f'selftests-obj{which}'
     file = kvm / arch_dir(of.src) / f'{test}.c'
     file.unlink()
     put(file, text)
     shutil.rmtree(objects, ignore_errors=True)
-    compile_tests(kvm, [test], objects, of.b / 'headers-no-quirk', of.logs / 'build-selftests-no-quirk.log',
-                  f"mainline's own {test} built without its quirk")
+    compile_tests(kvm, [test], objects, of.b / f'headers{which}', of.logs / f'build-selftests{which}.log',
+                  f"mainline's own {test} built{'' if quirk else ' without its quirk'}")
     out.mkdir(exist_ok=True)
     strip(objects / arch_dir(of.src) / test, out / MAINLINE_TEST)
     put(out / '.stamp', made_of)

@@ -165,6 +165,10 @@ class Base:
         changes it, is the PAT test, and the series is no port"""
         return self.key('tests') == 'own'
 
+    def is_opt_in(self) -> bool:
+        """Has L2 a PAT of its own only if the VMM disables the quirk that the series adds?"""
+        return self.key('quirk') != '' and not self.own_test()
+
     def fix_tests(self) -> list[str]:
         """Of a series of fixes that are not about PAT"""
         return self.tests_base().keys('test')

@@ -241,19 +241,50 @@ def on_bochs(base: Base, two: list[Kernel]) -> Items:
 
 
 def mainlines_own(base: Base, two: list[Kernel]) -> Items:
-    """Mainline's test, which knows nothing of ours"""
-    name = "mainline's own test, without its quirk"
+    """Mainline's test, which knows nothing of ours; where it cannot disable the quirk, it skips itself"""
+    quirk = base.is_opt_in()
+    name, before = ("mainline's own test", 'skip') if quirk else ("mainline's own test, without its quirk", 'not ok')
     try:
-        tests_dir = selftests.mainline_test()
+        tests_dir = selftests.mainline_test(quirk)
     except Fatal as e:
         return [item('skip' if e.status == debian.NOT_HERE else False, name, str(e))]
     items: Items = []
-    for kernel, label, want in zip(two, ('base', 'series'), ('not ok', 'ok')):
+    for kernel, label, want in zip(two, ('base', 'series'), (before, 'ok')):
         b = booted(base, kernel, f'mainline-{label}', [selftests.MAINLINE_TEST], f'{name}, on the {label}', items, tests_dir=tests_dir)
         if b:
             whole = ktap.cases(b.text())[-1]
             said = f'{whole.verdict}, {b.text().count("Testing: ")} parts{": " + whole.reason if whole.reason else ""}'
             items.append(item(whole.verdict == want, f'{name}, on the {label}', said))
+    return items
+
+
+def found_fault(b: Boot) -> set[str]:
+    """The cases in which the view finds one"""
+    with open(b.vmruns) as f:
+        return {e.case.partition(' ')[2] for e in vmruns.check(f, b.log.stem).errors}
+
+
+def with_quirk(base: Base, series: Kernel) -> Items:
+    """With the quirk enabled, KVM is the kernel without any of it, the series before included: all that tests which do
+    not know the quirk, and thus do not disable it, can see of the two is the same"""
+    items: Items = []
+    pats, tests_dir = selftests.pat_tests(base), selftests.build(base, unaware=True)
+    stock = kernels.tree_kernel(base, base.root(), 'stock', 'kernel-stock')
+    for npt in (1, 0):
+        was, now = jobs.together(*(lambda k=k, label=label: booted(
+            base, k, f'{label}-npt{npt}', pats, f'{label} boots, npt={npt}', items, npt=npt, tests_dir=tests_dir)
+            for k, label in ((stock, 'stock'), (series, 'quirk'))))
+        if not was or not now:
+            continue
+        a, b = ({c.name: c.verdict for c in ktap.cases(boot.text()) if c.case} for boot in (was, now))
+        differ = [f'{name}: {a.get(name, "none")} on stock, {b.get(name, "none")}' for name in a | b if a.get(name) != b.get(name)]
+        count = ', '.join(f'{list(b.values()).count(v)} {v}' for v in ('ok', 'not ok', 'skip'))
+        items.append(item(bool(a) and not differ, f'quirk enabled: verdicts of the stock kernel, npt={npt}',
+                          f'{differ[0]} ({len(differ)} of {len(a)})' if differ else f'the same {len(a)}: {count}'))
+        if now.vmruns:
+            more = found_fault(now) - found_fault(was)
+            items.append(item(not more, f'quirk enabled: the view finds what it finds on the stock kernel, npt={npt}',
+                              ' '.join(sorted(more))))
     return items
 
 
@@ -284,6 +315,11 @@ def own_test(base: Base, two: list[Kernel]) -> Chain:
     return [] if base.own_tests() else [("Mainline's own test", lambda: mainlines_own(base, two))]
 
 
+def shared(base: Base, series: Kernel) -> Chain:
+    """Of bases whose series has the quirk"""
+    return [('The quirk enabled', lambda: with_quirk(base, series))] if base.is_opt_in() else []
+
+
 def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
     """A chain is for what uses the same files or directories, or what was kept before: another base's build/,
     build/<base>/check, build/roots; all else is in any order.  What takes long is early"""
@@ -296,7 +332,7 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
     checks = [('Series', lambda: series_items(base)),
               ('make check: the mails, user-space ABI, the selftest', lambda: program(base, 'check', 'fast'))]
     first = [('Emulated machine, npt=1', lambda: two_kernels(base, two, 1, tests)),
-             ('The checker itself: a log that is right, spoilt', lambda: checker(base)), *own_test(base, two)]
+             ('The checker itself: a log that is right, spoilt', lambda: checker(base)), *own_test(base, two), *shared(base, two[1])]
     steps = ('Each patch builds (W=1, KVM_WERROR) and boots in its turn',
              lambda: [i for n in base.applied() for i in step(base, n)])
     short = [('Emulated machine, npt=0', lambda: two_kernels(base, two, 0, tests)),
@@ -379,7 +415,7 @@ def main(args: list[str]) -> int:
         tree.make_series(base)
         content = base.content_id()
         if not base.own_tests():
-            attempt('', selftests.mainline_test)		# now, as parts of what follows move mainline's src
+            attempt('', lambda: not selftests.mainline_test(base.is_opt_in()))		# now, as parts of what follows move mainline's src
         tests = [] if short else selftests.NEIGHBOURS
         programs = [] if short else [f.stem for f in selftests.overlay_files(base, '*.c')]
         two = [kernels.base_kernel(base), kernels.series_kernel(base)]
@@ -389,7 +425,8 @@ def main(args: list[str]) -> int:
         say('VERSIONS', versions.short(made_with))
         if short:
             run_groups(report, [[('Series', lambda: series_items(base)), *(
-                (f'npt={npt}', lambda npt=npt: two_kernels(base, two, npt, [])) for npt in (1, 0)), *own_test(base, two)]])
+                (f'npt={npt}', lambda npt=npt: two_kernels(base, two, npt, [])) for npt in (1, 0)), *own_test(base, two),
+                *shared(base, two[1])]])
         else:
             run_groups(report, groups(base, two, tests))
             if base.is_default() and not base.linux:

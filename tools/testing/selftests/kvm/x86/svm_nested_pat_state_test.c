@@ -85,7 +85,7 @@ TEST_F(npt_on, invalid_gpat_in_header_changes_nothing)
 TEST_F(npt_on, garbage_in_header_is_legacy_state)
 {
 	const struct kvm_svm_nested_state_hdr garbage[] = {
-		{ .gpat = GPAT },
+		{ .gpat = 0 },
 		{ .gpat = GPAT, .flags = ~0u },
 		{ .gpat = GPAT, .flags = KVM_STATE_SVM_VALID_GPAT | BIT(31) },
 		{ .gpat = GPAT, .flags = KVM_STATE_SVM_VALID_GPAT << 1 },

@@ -6,6 +6,9 @@ migrate run    save VMs on each kernel, restore them on each kernel, see that L1
                its rows and columns are skipped
 migrate table  what L2's PAT is to be, as the design page has it
 
+Of a base whose series adds the quirk, "series" is the series before it, and the kernel with the
+quirk is two: shared, which is the default, and asked, where the VMM disabled it.
+
 Mainline is that base of patches/ which has gPAT of its own, without its series.  Each
 VMRUN is watched: what a guest reads is what the CPU runs it with on every kernel.
 
@@ -15,7 +18,7 @@ Exit status: 0 all as in the table, 1 not.
 import re
 import shutil
 from itertools import zip_longest
-from typing import Callable, Iterable, Iterator, NamedTuple
+from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 
 from kernel import kernels, selftests
 from kernel.kernels import Kernel
@@ -33,12 +36,16 @@ from source.debian import NOT_HERE
 PROGRAM = 'svm_nested_pat_migrate'
 RULES = place.lab / 'proof/migrations'
 ORDERS = ('msrs-first', 'msrs-last')
-# kernel -> the PATs of its guests; on and off are one: mainline with its quirk, and without
-PATS = {'base': 'shared', 'series': 'separate', 'on': 'shared', 'off': 'unquirked'}
+# kernel -> the PATs of its guests.  Two are one with the quirk and without it: shared and asked, of the series that
+# adds it; on and off, of mainline
+PATS = {'base': 'shared', 'series': 'separate', 'shared': 'shared', 'asked': 'unquirked', 'on': 'shared', 'off': 'unquirked'}
+ALWAYS_ON = ('base', 'series', 'on', 'off')		# without the series that adds it
+SAVERS = {'base': ['base'], 'series': ['series'], 'optin': ['shared', 'asked'], 'mainline': ['on', 'off']}
 STATES = {
     'l2': 'inside L2',
     'l2-known': 'inside L2, and the VMM knows of the header vmcb_pa only',
     'l2-qemu': 'the same, after L2 was left and run again: QEMU',
+    'l2-gpat': 'inside L2, and the VMM knows of the header vmcb_pa and gpat only',
     'l2-again': 'inside L2, restored on the series, and saved again before it ran',
     'l2-no-npt': 'inside L2, without nested NPT',
     'l1': 'in L1 after L2 ran; L2 is run anew',
@@ -46,7 +53,11 @@ STATES = {
     'smm-gif': 'in SMM over L2, and the VMM sets GIF in nested state',
 }
 # What makes no difference if it is saved there: no header to lose, GIF is set
-SAME = {'base': ('l2-known', 'l2-qemu', 'smm-gif'), 'series': ('smm-gif',), 'on': ('l2-known', 'l2-qemu'), 'off': ()}
+NO_HEADER = ('l2-known', 'l2-gpat', 'l2-qemu')
+SAME = {'base': (*NO_HEADER, 'smm-gif'), 'series': ('smm-gif',), 'shared': (*NO_HEADER, 'smm-gif'), 'asked': ('smm-gif',),
+        'on': NO_HEADER, 'off': ()}
+# Those in which it matters whether a VMM asked, for the design page
+ASKED = ('l2', 'l2-known', 'l2-qemu', 'l2-gpat', 'l1')
 LEGEND = '''\
 hPAT    L1's IA32_PAT when it was saved
 gPAT    what L2 had written to its own
@@ -69,6 +80,11 @@ def parse_rules(text: Iterable[str]) -> Rule:
     return rule
 
 
+def states(saver: str, every: Sequence[str]) -> list[str]:
+    """What is saved there; every: the kernels that there are.  A VMM that knows gpat is for those with the quirk"""
+    return [state for state in STATES if state not in SAME[saver] and (state != 'l2-gpat' or 'asked' in every)]
+
+
 # ---- lists of jobs, see svm_nested_pat_migrate.c ----
 
 def save_jobs(k: str) -> list[str]:
@@ -78,14 +94,15 @@ def save_jobs(k: str) -> list[str]:
 def again_jobs(savers: list[str]) -> Iterator[str]:
     """What the series itself saved is legacy state if the header is not whole"""
     for k in savers:
-        where, header = (f'/tmp/keep/{k}', 'known') if k == 'series' else (f'/tests/{k}', 'whole')
+        where = f'/tmp/keep/{k}' if k == 'series' else f'/tests/{k}'
+        header = 'known' if k in ('series', 'asked') else 'whole'
         for order in ORDERS:
             yield f'l2-again.{k}.{order} /tmp/keep/again again {where} l2.{k} {order} {header}'
 
 
 def restore_jobs(rule: Rule, savers: list[str], k: str) -> Iterator[str]:
-    for saver, state in ((saver, state) for saver in savers for state in STATES if state not in SAME[saver]):
-        saved, header = {'l2-known': ('l2', 'known'), 'l2-qemu': ('l2-back', 'known'),
+    for saver, state in ((saver, state) for saver in savers for state in states(saver, savers)):
+        saved, header = {'l2-known': ('l2', 'known'), 'l2-gpat': ('l2', 'gpat'), 'l2-qemu': ('l2-back', 'known'),
                          'smm-gif': ('smm', 'gif')}.get(state, (state, 'whole'))
         for order in ORDERS:
             name, how = f'{state}.{saver}.{k}.{order}', ' '.join([order, header, PATS[k], *rule(state, saver, k)])
@@ -99,11 +116,10 @@ def restore_jobs(rule: Rule, savers: list[str], k: str) -> Iterator[str]:
 def boot_all(base: Base, of: dict[str, Kernel]) -> dict[str, Boot]:
     """name -> boot; of: base, series, and perhaps mainline"""
     rule, where = parse_rules(lines(RULES)), base.b / 'migrate'
-    savers = {'base': ['base'], 'series': ['series'], 'mainline': ['on', 'off']}
-    every = [k for k in PATS if 'mainline' in of or k in ('base', 'series')]
-    todo = {f'save-{k}': [job for s in savers[k] for job in save_jobs(s)] for k in of}
+    every = [s for s in PATS if any(s in SAVERS[k] for k in of)]
+    todo = {f'save-{k}': [job for s in SAVERS[k] for job in save_jobs(s)] for k in of}
     todo['save-series'] += again_jobs(every)
-    todo |= {f'restore-{k}': [job for s in savers[k] for job in restore_jobs(rule, every, s)] for k in of}
+    todo |= {f'restore-{k}': [job for s in SAVERS[k] for job in restore_jobs(rule, every, s)] for k in of}
 
     def boot(name: str, files: Iterable[str]) -> Boot:
         what, k = name.split('-')
@@ -150,15 +166,15 @@ def seen(log: str) -> Iterator[Seen]:
         yield Seen(*part.split('.')[:3], saw[1], saw[2] or '-', not re.search('^ok ', part, re.M))
 
 
-def expected() -> Iterator[Seen]:
-    """As the rules have it"""
+def expected(every: Sequence[str] = ALWAYS_ON) -> Iterator[Seen]:
+    """As the rules have it, between these kernels"""
     rule = parse_rules(lines(RULES))
-    for where in ((state, s, r) for s in PATS for state in STATES if state not in SAME[s] for r in PATS):
+    for where in ((state, s, r) for s in every for state in states(s, every) for r in every):
         want = rule(*where)
         yield Seen(*where, want[0], want[3])
 
 
-def matrix(found: Iterable[Seen]) -> str:
+def matrix(found: Iterable[Seen], every: Sequence[str] = ALWAYS_ON) -> str:
     """For people"""
     cells: dict[tuple[str, str, str], dict[str, None]] = {}
     for s in found:
@@ -166,29 +182,37 @@ def matrix(found: Iterable[Seen]) -> str:
         whose = {'L2': 'hPAT' if shared else 'gPAT', 'L1': 'L1' if shared else 'hPAT', 'g_pat': 'vmcb12'}
         pats = [whose.get(pat, pat) for pat in ([s.l2] if s.after in ('-', s.l2) else [s.l2, s.after])]
         cells.setdefault(s[:3], {})[','.join(pats) + '!' * s.wrong] = None
-    out = [LEGEND, f'{"saved by":<16}  restored by', ' ' * 16 + ''.join(f'  {k:<11}' for k in PATS).rstrip()]
+    out = [LEGEND, f'{"saved by":<16}  restored by', ' ' * 16 + ''.join(f'  {k:<11}' for k in every).rstrip()]
     for state, title in STATES.items():
-        out.append(title)
-        for saver in PATS:
-            row = ['/'.join(cells.get((state, saver, k), ())) for k in PATS]
-            if any(row):
-                out.append((f'  {saver:<14}' + ''.join(f'  {cell:<11}' for cell in row)).rstrip())
+        rows = [(saver, ['/'.join(cells.get((state, saver, k), ())) for k in every]) for saver in every]
+        out += [title] * any(cell for _, row in rows for cell in row)
+        out += [(f'  {saver:<14}' + ''.join(f'  {cell:<11}' for cell in row)).rstrip() for saver, row in rows if any(row)]
     return '\n'.join(out) + '\n'
 
 
 def missing_in_docs() -> str:
-    """The first line of the table that the design page has not, or is not of the table; or nothing"""
+    """The first line of the tables that the design page has not, or is not of them; or nothing"""
     page = read(place.top / 'Documentation/virt/kvm/x86/nested-svm-pat.rst')
-    part = page.partition('\nCheckpoints between kernels\n')[2].partition('\nHow it is tested\n')[0]
-    has = [line[4:] for line in part.splitlines() if line.startswith('    ')]
-    wants = [line for line in matrix(expected()).splitlines() if line]
-    return next((want or has for want, has in zip_longest(wants, has) if want != has), '')
+    for section, every, shown in (('Checkpoints between kernels', ALWAYS_ON, tuple(STATES)),
+                                  ('Always on, or on request', tuple(PATS), ASKED)):
+        part = re.split(r'^.*\n=+$', page.partition(f'\n{section}\n=')[2], 1, re.M)[0]
+        has = [line[4:] for line in part.splitlines() if line.startswith('    ')]
+        found = (s for s in expected(every) if s.state in shown)
+        wants = [line for line in matrix(found, every).splitlines() if line]
+        for want, line in zip_longest(wants, has):
+            if want != line:
+                return want or line
+    return ''
 
 
 def migrate(base: Base) -> int:
     if not base.series():
         raise Fatal(f'no series in {rel(base.dir)}: nothing to compare with')
-    of, reason = {'base': run.prepare(base)}, ''
+    of, reason, every = {'base': run.prepare(base)}, '', ALWAYS_ON
+    if base.is_opt_in():
+        every = tuple(PATS)
+        of = {'base': kernels.tree_kernel(base, base.root(), 'stock', 'kernel-stock'), 'series': of['base'],
+              'optin': kernels.series_kernel(base)}
     selftests.build(base, [PROGRAM])
     try:
         of['mainline'] = kernels.base_kernel(source_tree.make_base(mainline()))
@@ -196,18 +220,18 @@ def migrate(base: Base) -> int:
         if e.status != NOT_HERE:
             raise
         reason = str(e)
-    of['series'] = kernels.series_kernel(base)
+    of.setdefault('series', kernels.series_kernel(base))
     for old in base.results.glob('migrate*'):
         old.unlink()
     boots = boot_all(base, of)
     restored = '\n'.join(boot.text() for name, boot in boots.items() if 'restore' in name)
-    skipped = [s._replace(l2='SKIP', after='-') for s in expected() if reason and {'on', 'off'} & {*s[1:3]}]
-    text = matrix([*seen(restored), *skipped])
+    skipped = [s._replace(l2='SKIP', after='-') for s in expected(every) if reason and {'on', 'off'} & {*s[1:3]}]
+    text = matrix([*seen(restored), *skipped], every)
     put(base.results / 'migrate.txt', text)
     print('\n' + re.sub('^(?=.)', '  ', text, flags=re.M))
 
     report, cases = ktap.Report(base.results / 'migrate.ktap'), ktap.cases(restored)
-    for state in STATES:
+    for state in dict.fromkeys(state for saver in every for state in states(saver, every)):
         these = [c for c in cases if c.case.split('.')[0] == state]
         bad = [f'{c.case}: {c.reason}' for c in these if c.verdict != 'ok']
         said = f'{len(these)} restores, as they must' if these else 'from and to mainline only'
@@ -227,7 +251,8 @@ def migrate(base: Base) -> int:
 
 def main(args: list[str]) -> int:
     if args == ['table']:
-        print(matrix(expected()), end='')
+        every = tuple(PATS) if Base().is_opt_in() else ALWAYS_ON
+        print(matrix(expected(every), every), end='')
         return 0
     if args not in ([], ['run']):
         raise Fatal('usage: migrate run | table')

@@ -4,6 +4,7 @@
 model run              every sequence of 3 operations, every one of DEPTH= (5) from different
                        states, RANDOM= (600) random ones with SEED= (the clock's)
 model test             the part of it that make test runs
+                       Both, where the series adds the quirk, also with it enabled
 model mainline         the same with a KVM that somebody else made: that base of patches/
                        which has gPAT of its own, with its quirk disabled.  It does the same
                        but for the operations in its file differences, and those do differ
@@ -209,10 +210,11 @@ def main(args: list[str]) -> int:
         depth, random, seed = option('DEPTH', 5), option('RANDOM', 600), option('SEED', int(time.time()))
         small = min(depth, 3)
         plan = [f'-d:{small}', *([f'-d:{depth}:-m'] if depth > 3 else []), f'-r:{random}:-s:{seed}']
+        plan += [f'-d:{small}:-k'] * base.is_opt_in()
         deep = f', of {depth} from different states' if depth > 3 else ''
         return explore(base, plan, 3600, f'every sequence of {small} operations{deep}, random ones of seed {seed}')
     if args == ['test']:
-        plan = ['-d:2', '-d:4:-m', f'-r:{option("RANDOM", 60)}:-s:{option("SEED", 1)}']
+        plan = ['-d:2', '-d:4:-m', f'-r:{option("RANDOM", 60)}:-s:{option("SEED", 1)}', *['-d:3:-m:-k'] * base.is_opt_in()]
         return explore(base, plan, 600, 'every sequence of 2 operations, of 4 from different states, random ones')
     if args in (['mainline'], ['mainline-series']):
         return compare(base, args == ['mainline-series'])

@@ -2,7 +2,8 @@
 """ports - what each port of the series changed
 
 Compares the series of each base but the default one with that one's by git range-diff,
-unless it is another series (BASE has "tests: own").  What is compared are the commits of
+unless it is another series (BASE has "tests: own").  A series that adds the quirk is compared
+with the one that does so after the default one.  What is compared are the commits of
 build/<base>/src, made if need be: the patches, or work on them that was not exported yet.
 
 Says, for each patch, if the port is
@@ -71,6 +72,16 @@ def compare(first: Base, port: Base, report: ktap.Report) -> None:
     put(diff, text)
 
 
+def original(port: Base, bases: list[Base]) -> Base | None:
+    """What it is a port of, if it is one; the first one is the default"""
+    if port.own_tests():
+        return None
+    if not port.is_opt_in():
+        return bases[0]
+    first = next((base for base in bases if base.is_opt_in() and base.before[-1].is_default()), port)
+    return first if first.name != port.name else None
+
+
 def main(args: list[str]) -> int:
     if Base().linux:
         raise Fatal('LINUX= is one tree of yours, ports are compared on the bases of patches/')
@@ -78,11 +89,12 @@ def main(args: list[str]) -> int:
     tree.make(first)
     report = ktap.Report(first.results / 'ports.ktap')
     for port in others:
-        if not port.series() or port.own_tests():
+        origin = original(port, [first, *others])
+        if not port.series() or not origin:
             say('PORTS', f'{port.name} has {"a series of its own, no port" if port.series() else "no series yet"}')
             continue
         try:
-            compare(first, tree.make(port), report)
+            compare(tree.make(origin), tree.make(port), report)
         except Fatal as e:
             if e.status != NOT_HERE:
                 raise

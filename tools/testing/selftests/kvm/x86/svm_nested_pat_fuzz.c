@@ -29,8 +29,13 @@
  *  - L1 and L2, once restored, read and write the PATs of the model
  *  - nothing is leaked (kmemleak, if the kernel has it)
  *
+ * Where KVM has KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT, it is disabled; in every fourth
+ * round a thread does that while the vCPU runs L2, with whatever is in vmcb12.g_pat.
+ * What the guests make of it is undefined and not looked at.
+ *
  * That the kernel itself doesn't complain is for the one who boots it to see.
  */
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -124,6 +129,7 @@ static struct {
 	bool spoilt;	/* memory was written that restore() doesn't restore */
 } model;
 
+static bool has_quirk;		/* disabled, which makes a gpat without tag count */
 static union blob last;		/* what KVM_GET_NESTED_STATE returned last */
 static uint64_t spare_gpa;	/* a page of the guest that nobody uses */
 static void *edge;		/* a page with nothing mapped behind it */
@@ -134,7 +140,7 @@ static bool verbose, finished;
 
 /* Shared with the process that a round is */
 static struct {
-	uint64_t calls, sets, accepted, failed, runs, guest_ops, rounds, dead;
+	uint64_t calls, sets, accepted, failed, runs, guest_ops, rounds, dead, switches;
 } *count;
 
 /* ---- What went wrong, where ---- */
@@ -264,8 +270,12 @@ static bool blob_has_npt(union blob *blob)
 
 static bool blob_has_gpat(const union blob *blob)
 {
-	return blob->nested.hdr.svm.flags == KVM_STATE_SVM_VALID_GPAT &&
-	       !blob->nested.hdr.svm.reserved;
+	const struct kvm_svm_nested_state_hdr *hdr = &blob->nested.hdr.svm;
+
+	if (!hdr->flags && !hdr->reserved)
+		return hdr->gpat && has_quirk;
+
+	return hdr->flags == KVM_STATE_SVM_VALID_GPAT && !hdr->reserved;
 }
 
 static bool pat_is_valid(uint64_t pat)
@@ -974,8 +984,7 @@ static void step_run_sync_regs(void)
 	observe(CHANGED);
 }
 
-/* Of a guest that may run wild nothing is known but hPAT and what is saved. */
-static void run_until_timer(void)
+static void run_for_some_time(void)
 {
 	static const struct timespec no_time;
 	struct itimerval timer = { .it_value.tv_usec = RUN_LIMIT_US };
@@ -992,6 +1001,12 @@ static void run_until_timer(void)
 	sigtimedwait(&alarm, NULL, &no_time);
 	if (verbose)
 		printf("#    = %d, exit %u\n", ret, vcpu->run->exit_reason);
+}
+
+/* Of a guest that may run wild nothing is known but hPAT and what is saved. */
+static void run_until_timer(void)
+{
+	run_for_some_time();
 	model.sane = 0;
 	observe(RAN_GUEST);
 }
@@ -1313,6 +1328,72 @@ static void set_signal_mask(void)
 	TEST_ASSERT(!ioctl(vcpu->fd, KVM_SET_SIGNAL_MASK, &mask), "KVM_SET_SIGNAL_MASK");
 }
 
+/* ---- The quirk, disabled while L2 runs ---- */
+
+static uint64_t op_l2_pat(uint64_t unused)
+{
+	for (;;) {
+		wrmsr_safe(MSR_IA32_CR_PAT, GPAT_2);
+		rdmsr(MSR_IA32_CR_PAT);
+		vmmcall();
+	}
+}
+
+static uint64_t op_run_l2_forever(uint64_t arg)
+{
+	struct svm_test_data *svm = (void *)arg;
+
+	for (uint64_t n = 0;; n++) {
+		svm->vmcb->save.rip = (uint64_t)op_l2_pat;
+		svm->vmcb->save.rsp = (uint64_t)l2_stack + sizeof(l2_stack) - 8;
+		if (n % 4)
+			svm->vmcb->save.g_pat = n % 4 == 1 ? INVALID_PAT : GPAT;
+		run_guest(svm->vmcb, svm->vmcb_gpa);
+	}
+}
+
+static void *disable_quirk_soon(void *us)
+{
+	usleep((uint64_t)us);
+	keep_quirks = false;
+	disable_shared_pat();
+
+	return NULL;
+}
+
+static void play_switch(void)
+{
+	uint64_t us = rnd(4 * RUN_LIMIT_US);
+	static union blob blob;
+	pthread_t thread;
+
+	keep_quirks = true;
+	create_vm(true);
+	spare_gpa = addr_gva2gpa(vm, vm_vaddr_alloc_page(vm));
+	set_signal_mask();
+	set_guest_op(op_run_l2_forever, l1_svm);
+	note("the quirk is disabled after %lu us", us);
+	TEST_ASSERT(!pthread_create(&thread, NULL, disable_quirk_soon, (void *)us), "A thread");
+
+	for (int i = 0; i < 40; i++) {
+		uint64_t pat = any_pat();
+
+		run_for_some_time();
+		blob.nested.size = sizeof(blob);
+		call(KVM_GET_NESTED_STATE, &blob);
+		if (one_in(2))
+			msr(true, MSR_IA32_CR_PAT, &pat);
+		if (one_in(2))
+			mutate_header(&blob);
+		tame_vmcb_pa(&blob.nested.hdr.svm.vmcb_pa);
+		if (one_in(2))
+			call(KVM_SET_NESTED_STATE, &blob);
+	}
+	pthread_join(thread, NULL);
+	kvm_vm_free(vm);
+	count->switches++;
+}
+
 /* A VM, its saved states in all places that L1 and L2 can be in */
 static void begin_round(void)
 {
@@ -1362,6 +1443,9 @@ static void play_round(void)
 	rnd_seed(seed);
 	printf("# nsvm: fuzz seed=%lu step=0 calls=%lu\n", seed, count->calls);
 	fflush(stdout);
+	if (has_quirk && seed % 4 == 1)
+		play_switch();
+	keep_quirks = false;
 	begin_round();
 	for (step = 1; step <= round_steps; step++) {
 		if (step % 500 == 0) {
@@ -1474,6 +1558,7 @@ int main(int argc, char *argv[])
 	if (argc > 3)
 		round_steps = strtoull(argv[3], NULL, 0);
 	verbose = !limit;
+	has_quirk = kvm_check_cap(KVM_CAP_DISABLE_QUIRKS2) & SHARED_PAT_QUIRK;
 
 	setvbuf(stdout, NULL, _IOLBF, 4096);
 	printf("1..1\n");
@@ -1503,8 +1588,8 @@ int main(int argc, char *argv[])
 	leaks_end(watched);
 	printf("# nsvm: fuzz done seeds=%lu-%lu rounds=%lu calls=%lu ms=%lu sets=%lu accepted=%lu ",
 	       first, seed, count->rounds, count->calls, ms, count->sets, count->accepted);
-	printf("failed=%lu runs=%lu guest=%lu dead=%lu\n", count->failed,
-	       count->runs, count->guest_ops, count->dead);
+	printf("failed=%lu runs=%lu guest=%lu dead=%lu switches=%lu\n", count->failed,
+	       count->runs, count->guest_ops, count->dead, count->switches);
 	TEST_ASSERT(count->accepted && count->failed && count->guest_ops, "Nothing was tried");
 	finished = true;
 	printf("ok 1 fuzz\n");

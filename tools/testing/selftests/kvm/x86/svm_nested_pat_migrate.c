@@ -27,8 +27,9 @@
  *		disabled, which is done
  *   ORDER	msrs-first, msrs-last: before or after nested state
  *   HEADER	whole; or known: as of a VMM that builds the header of nested
- *		state anew from the one field that it knows, vmcb_pa; or gif: as
- *		of a VMM that sets GIF in state outside of guest mode
+ *		state anew from the one field that it knows, vmcb_pa; or gpat:
+ *		from vmcb_pa and gpat; or gif: as of a VMM that sets GIF in state
+ *		outside of guest mode
  *   L2 ... NEXT	expected: what L2 reads from IA32_PAT, what is L1's, what is
  *		in vmcb12.g_pat after the #VMEXIT, what L2 reads after the next
  *		VMRUN.  By who wrote it: L1, g_pat (L1, to vmcb12), L2; or 0.
@@ -459,6 +460,9 @@ static void restore(struct checkpoint *c, const char *order, const char *header,
 	if (!strcmp(header, "known"))
 		memset(&nested->hdr.svm.gpat, 0,
 		       sizeof(nested->hdr) - sizeof(nested->hdr.svm.vmcb_pa));
+	else if (!strcmp(header, "gpat"))
+		memset(&nested->hdr.svm.flags, 0, sizeof(nested->hdr) -
+		       offsetof(struct kvm_svm_nested_state_hdr, flags));
 	else if (!strcmp(header, "gif"))
 		nested->flags |= KVM_STATE_NESTED_GIF_SET;
 	else
@@ -597,6 +601,7 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(kvm_cpu_has(X86_FEATURE_NPT));
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_NESTED_STATE));
 
+	keep_quirks = true;	/* a job says whether, see disable_quirk() */
 	saving = !strcmp(argv[1], "save");
 	f = fopen(argv[2], "r");
 	TEST_ASSERT(f, "Cannot open %s: %s", argv[2], strerror(errno));

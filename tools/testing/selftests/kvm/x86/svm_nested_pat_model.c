@@ -12,6 +12,8 @@
  *		state, only the first is followed
  *   -f A.B	with -d: only sequences that start so
  *   -q MASK	disables these quirks (KVM_CAP_DISABLE_QUIRKS2)
+ *   -k		keeps KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT, which is disabled where
+ *		there is one: L1 and L2 share one PAT
  *   -t		for a KVM that has gPAT in the header, but no tag
  *   -c		goes on after a difference, and only prints it
  *   -e A.B	without these operations
@@ -76,6 +78,8 @@ static const struct op ops[] = {
 	{ "set-garbage",	SET, .how = GARBAGE },
 	{ "set-new-gpat",	SET, .how = NEW_GPAT, .pat = NEW },
 	{ "set-bad-gpat",	SET, .how = BAD_GPAT, .pat = BAD },
+	{ "set-gpat-only",	SET, .how = GPAT_ONLY, .pat = NEW },
+	{ "set-bad-gpat-only",	SET, .how = BAD_GPAT_ONLY, .pat = BAD },
 	{ "set-flip",		SET, .how = FLIP_NPT },
 	{ "set-flip-gpat",	SET, .how = FLIP_NPT_GPAT, .pat = NEW },
 	{ "set-outside",	SET, .how = OUTSIDE },
@@ -85,6 +89,7 @@ static const struct op ops[] = {
 	{ "move-msrs-last",	MOVE, .msrs_last = true },
 	{ "move-no-tag",	MOVE, .how = NO_TAG },
 	{ "move-no-tag-last",	MOVE, .how = NO_TAG, .msrs_last = true },
+	{ "move-gpat-only",	MOVE, .how = GPAT_ONLY },
 	{ "svme-off",		SVME, .on = false },
 	{ "svme-on",		SVME, .on = true },
 	{ "smi",		SMI },
@@ -333,6 +338,11 @@ static int set_changed(enum how how, uint64_t pat)
 		hdr->gpat = pat;
 		hdr->flags = KVM_STATE_SVM_VALID_GPAT;
 		break;
+	case GPAT_ONLY:
+	case BAD_GPAT_ONLY:
+		hdr->gpat = pat;
+		hdr->flags = 0;
+		break;
 	case NO_TAG:
 		hdr->gpat = 0;
 		hdr->flags = 0;
@@ -351,17 +361,20 @@ static int set_changed(enum how how, uint64_t pat)
 
 static void disable_quirks(void)
 {
+	disable_shared_pat();
 	if (quirks_off)
 		vm_enable_cap(vm, KVM_CAP_DISABLE_QUIRKS2, quirks_off);
 }
 
-static void move(bool drop, bool msrs_last)
+static void move(enum how how, bool msrs_last)
 {
 	struct kvm_x86_state *state = vcpu_save_state(vcpu);
 	uint32_t nested_size = state->nested.size;
 
-	if (drop)
+	if (how == NO_TAG)
 		keep_vmcb_pa_only(state);
+	else if (how == GPAT_ONLY)
+		state->nested.hdr.svm.flags = 0;
 
 	kvm_vm_release(vm);
 	vcpu = vm_recreate_with_one_vcpu(vm);
@@ -531,7 +544,7 @@ static bool do_op(const struct model *m, const struct model *after,
 			reload_root(m);
 		return true;
 	case MOVE:
-		move(op->how == NO_TAG, op->msrs_last);
+		move(op->how, op->msrs_last);
 		return true;
 	case SVME:
 		vcpu_sregs_get(vcpu, &sregs);
@@ -1096,11 +1109,12 @@ static int explored(const char *what, void (*function)(void))
 int main(int argc, char *argv[])
 {
 	uint8_t names[NR_OPS];
-	char what[64];
+	const char *quirk = "";
+	char what[96];
 	bool replaying = false;
 	int opt, n;
 
-	while ((opt = getopt(argc, argv, "d:r:s:x:w:f:q:e:ctmvn")) != -1) {
+	while ((opt = getopt(argc, argv, "d:r:s:x:w:f:q:e:cktmvn")) != -1) {
 		switch (opt) {
 		case 'd':
 			depth = strtoul(optarg, NULL, 0);
@@ -1126,6 +1140,11 @@ int main(int argc, char *argv[])
 			break;
 		case 'c':
 			go_on = true;
+			break;
+		case 'k':
+			keep_quirks = true;
+			model_kvm.shared = true;
+			quirk = ", quirk enabled";
 			break;
 		case 'm':
 			merge = true;
@@ -1161,6 +1180,10 @@ int main(int argc, char *argv[])
 	TEST_REQUIRE(kvm_has_cap(KVM_CAP_X86_SMM));
 	TEST_REQUIRE(kvm_is_forced_emulation_enabled());
 
+	/* Mainline, which has no tag, is one that takes gpat without it */
+	model_kvm.untagged = no_tag ||
+			     (kvm_check_cap(KVM_CAP_DISABLE_QUIRKS2) & SHARED_PAT_QUIRK);
+
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE,
 		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	TEST_ASSERT(shared != MAP_FAILED, "mmap: %s", strerror(errno));
@@ -1172,10 +1195,10 @@ int main(int argc, char *argv[])
 		return explored(what, replay);
 	}
 	if (depth) {
-		snprintf(what, sizeof(what), "all sequences of %d operations%s", depth,
-			 merge ? " from different states" : "");
+		snprintf(what, sizeof(what), "all sequences of %d operations%s%s", depth,
+			 merge ? " from different states" : "", quirk);
 		return explored(what, explore);
 	}
-	snprintf(what, sizeof(what), "random sequences, seed %lu", seed);
+	snprintf(what, sizeof(what), "random sequences, seed %lu%s", seed, quirk);
 	return explored(what, explore_random);
 }

@@ -41,6 +41,8 @@ enum how {
 	GARBAGE,	/* header with something else in flags and reserved */
 	NEW_GPAT,	/* header with another gPAT, */
 	BAD_GPAT,	/* with an invalid one */
+	GPAT_ONLY,	/* header with vmcb_pa and gpat only: another one, when moved the same */
+	BAD_GPAT_ONLY,	/* with an invalid one */
 	FLIP_NPT,	/* the other NP_ENABLE, header as is, */
 	FLIP_NPT_GPAT,	/* and with another gPAT */
 	OUTSIDE,	/* not in guest mode */
@@ -55,6 +57,12 @@ struct op {
 	enum how how;
 	uint64_t code;		/* EXIT: what L1 finds in vmcb12.exit_code */
 };
+
+/* What userspace and KVM agreed on for the VM */
+static struct {
+	bool shared;	/* L1 and L2 share one PAT, whatever NPT is */
+	bool untagged;	/* R14: in the header, a gpat without tag counts unless it is zero */
+} model_kvm;
 
 struct nested_model {
 	bool guest_mode, npt, legacy, msr_exits;
@@ -96,16 +104,22 @@ static inline bool pat_is_valid(uint64_t pat)
 	return true;
 }
 
+/* R1, R14: L2 has a PAT of its own. */
+static inline bool model_separate(const struct nested_model *n)
+{
+	return n->npt && !model_kvm.shared;
+}
+
 /* The PAT of whoever runs: R1, R4; SMM has L1's (R10). */
 static inline uint64_t *model_pat(struct model *m)
 {
-	return m->nested.guest_mode && m->nested.npt ? &m->nested.gpat : &m->hpat;
+	return m->nested.guest_mode && model_separate(&m->nested) ? &m->nested.gpat : &m->hpat;
 }
 
 /* R7: there is a gPAT to be saved, and its tag with it. */
 static inline bool model_has_gpat(const struct nested_model *n)
 {
-	return n->guest_mode && n->npt && !n->legacy;
+	return n->guest_mode && model_separate(n) && !n->legacy;
 }
 
 /* R3, R10: into L2 by VMRUN or RSM.  R2: not with an invalid g_pat. */
@@ -116,7 +130,7 @@ static inline bool model_enter(struct model *m)
 	n->npt = m->vmcb12[n->cur].npt;
 	n->msr_exits = m->vmcb12[n->cur].msr_exits;
 	n->gpat = m->vmcb12[n->cur].g_pat;
-	if (n->npt && !pat_is_valid(n->gpat))
+	if (model_separate(n) && !pat_is_valid(n->gpat))
 		return false;
 	n->guest_mode = true;
 	return true;
@@ -141,7 +155,7 @@ static inline void model_exit(struct model *m)
 static inline void model_set(struct model *m, struct nested_model n, bool tag)
 {
 	m->nested = n;
-	m->nested.legacy = n.guest_mode && n.npt && !tag;
+	m->nested.legacy = n.guest_mode && model_separate(&n) && !tag;
 	if (m->nested.legacy)
 		m->nested.gpat = m->hpat;
 }
@@ -161,7 +175,7 @@ static inline bool model_can(const struct model *m, const struct op *op)
 		return l2 || (m->smm && m->rsm == TO_L2);
 	case SET:
 		return l2 || op->how == AS_IS || op->how == OUTSIDE ||
-		       op->how == BAD_GPAT;
+		       op->how == BAD_GPAT || op->how == BAD_GPAT_ONLY;
 	case SAVE:
 	case SVME:
 	case INIT:
@@ -237,7 +251,8 @@ static inline struct result model_step(struct model *m, const struct op *op,
 			model_leave(m);
 			break;
 		}
-		if (op->how == BAD_GPAT && n->npt) {	/* R8 */
+		if (model_separate(n) && (op->how == BAD_GPAT ||	/* R8, R14 */
+					  (op->how == BAD_GPAT_ONLY && model_kvm.untagged))) {
 			r.err = 22;			/* EINVAL */
 			break;
 		}
@@ -246,8 +261,12 @@ static inline struct result model_step(struct model *m, const struct op *op,
 		if (op->how == NEW_GPAT || op->how == FLIP_NPT_GPAT) {
 			next.gpat = pat;
 			tag = true;
+		} else if (op->how == GPAT_ONLY && model_kvm.untagged) {
+			next.gpat = pat;
+			tag = true;
 		} else {
-			tag = model_has_gpat(n) && op->how != NO_TAG && op->how != GARBAGE;
+			tag = model_has_gpat(n) && op->how != NO_TAG && op->how != GARBAGE &&
+			      op->how != GPAT_ONLY && op->how != BAD_GPAT_ONLY;
 		}
 		model_set(m, next, tag);
 		break;
@@ -264,7 +283,8 @@ static inline struct result model_step(struct model *m, const struct op *op,
 		model_set(m, m->saved, model_has_gpat(&m->saved));
 		break;
 	case MOVE:
-		model_set(m, next, op->how != NO_TAG && model_has_gpat(n));
+		model_set(m, next, model_has_gpat(n) && op->how != NO_TAG &&
+				   (op->how != GPAT_ONLY || model_kvm.untagged));
 		break;
 	case SVME:
 		if (!op->on)

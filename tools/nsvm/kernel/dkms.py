@@ -19,14 +19,26 @@ from source import tree as source_tree
 
 NAME = 'nsvm-pat'
 KVM = 'arch/x86/kvm'
+# What a description says of a series that adds the quirk
+ON_REQUEST = '''\
+ .
+ It does so only for VMs whose virtual machine monitor asks for it, by disabling
+ KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT as on Linux 7.2 and later.  All other VMs
+ see no difference.  This is for hosts whose VMs may not change with an update:
+ their guest hypervisors are not known, or they came from another host while they
+ ran.'''
+ALWAYS = '''\
+ .
+ It does so for all VMs, when they start or arrive.'''
 
 
 def version(base: Base) -> str:
     """That of the kernel's source, of the series, and what names commits and edits that are
     not in patches/"""
-    series = re.search(r'^v([0-9]+):', read(base.dir / 'changes'), re.M)
+    series = re.search(r'^v([0-9]+):', read((base.before[-1] if base.is_opt_in() else base).dir / 'changes'), re.M)
+    optin = '+optin' * base.is_opt_in()
     own = '' if source_tree.is_ours(base) else f'+{base.worktree()[:8]}'
-    return f'{release.of_src(base)[0]}+v{series[1] if series else 1}{own}'
+    return f'{release.of_src(base)[0]}+v{series[1] if series else 1}{optin}{own}'
 
 
 def values(release: str, version: str, modules: list[str]) -> dict[str, str]:
@@ -44,7 +56,7 @@ def fill(name: str, values: dict[str, str]) -> str:
 
 
 def changelog(base: Base, version: str, maintainer: str) -> str:
-    subjects = base.git('log', '--reverse', '--format=%s', f'{base.commit()}..HEAD').splitlines()
+    subjects = base.git('log', '--reverse', '--format=%s', f'{base.root()}..HEAD').splitlines()
     items = [textwrap.fill(s, 76, initial_indent='  * ', subsequent_indent='    ') for s in subjects]
     return '\n'.join([f'{NAME} ({version}) UNRELEASED; urgency=medium\n', *items,
                       f'\n -- {maintainer}  {base.git("log", "-1", "--format=%aD")}\n'])
@@ -66,6 +78,7 @@ def write(base: Base, to: Path, version: str) -> None:
         put(src / KVM / 'Kbuild', read(src / KVM / 'Kbuild') + f'{m}-y += {m}-version.o\n')
     filled = values(distro.info(base, 'release'), version, modules)
     filled['MAINTAINER'] = maintainer = re.search(r'^M:\s*(.*)$', read(place.top / 'MAINTAINERS'), re.M)[1]
+    filled['FOR'] = ON_REQUEST if base.is_opt_in() else ALWAYS
     filled['SOURCE'] = f'{base.key("package")} {release.of_src(base)[0]}'
     for f in (place.lab / 'kernel/dkms').iterdir():
         put(to / 'debian' / f.name, fill(f.name, filled))

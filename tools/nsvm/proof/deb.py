@@ -122,10 +122,14 @@ def check(base: Base, deb: Path) -> int:
     report.item(host.files() == before, 'dkms remove: /lib/modules is as it was')
     host.prepare('deb-removed')
     both = jobs.together(lambda: host.boot('deb-installed', host.version), lambda: host.boot('deb-removed', ''))
-    for found, which, n in zip(both, (f'kvm_amd {host.version}', "Debian's kvm_amd"), (len(base.series()), base.unpatched())):
+    # The kernel's own has nothing of a series before this one either
+    stock = base.before[0] if base.before else base
+    both[1] = [c for c in both[1] if not c.case or (c.test, c.case) in expected.load(stock)]
+    of_which = ((f'kvm_amd {host.version}', base, len(base.series())), ("Debian's kvm_amd", stock, stock.unpatched()))
+    for found, (which, of, n) in zip(both, of_which):
         load = next(c for c in found if c.test == 'load')
         report.item(load.verdict, f'modprobe loads {which}', load.reason)
-        good, text = expected.compare(base, found, n)
+        good, text = expected.compare(of, found, n)
         report.item(good, f'PAT tests on {which}', text)
     shutil.rmtree(host.d)
     return ktap.finish(report)

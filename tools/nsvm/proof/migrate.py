@@ -195,7 +195,7 @@ def missing_in_docs() -> str:
     page = read(place.top / 'Documentation/virt/kvm/x86/nested-svm-pat.rst')
     for section, every, shown in (('Checkpoints between kernels', ALWAYS_ON, tuple(STATES)),
                                   ('Always on, or on request', tuple(PATS), ASKED)):
-        part = re.split(r'^.*\n=+$', page.partition(f'\n{section}\n=')[2], 1, re.M)[0]
+        part = re.split(r'^.*\n=+$', page.partition(f'\n{section}\n=')[2], 1, re.M)[0].rpartition('::\n')[2]
         has = [line[4:] for line in part.splitlines() if line.startswith('    ')]
         found = (s for s in expected(every) if s.state in shown)
         wants = [line for line in matrix(found, every).splitlines() if line]

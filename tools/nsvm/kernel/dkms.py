@@ -22,11 +22,11 @@ KVM = 'arch/x86/kvm'
 # What a description says of a series that adds the quirk
 ON_REQUEST = '''\
  .
- It does so only for VMs whose virtual machine monitor asks for it, by disabling
- KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT as on Linux 7.2 and later.  All other VMs
- see no difference.  This is for hosts whose VMs may not change with an update:
- their guest hypervisors are not known, or they came from another host while they
- ran.'''
+ It does so only for VMs whose virtual machine monitor asks for it: as on
+ Linux 7.2 and later, it disables KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT.  All
+ other VMs see no difference.  This is for hosts whose VMs may not change with
+ an update: their guest hypervisors are not known, or they came from another
+ host while they ran.'''
 ALWAYS = '''\
  .
  It does so for all VMs, when they start or arrive.'''

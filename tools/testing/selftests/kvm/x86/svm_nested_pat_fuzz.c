@@ -1330,7 +1330,7 @@ static void set_signal_mask(void)
 
 /* ---- The quirk, disabled while L2 runs ---- */
 
-static uint64_t op_l2_pat(uint64_t unused)
+static void l2_writes_pat(void)
 {
 	for (;;) {
 		wrmsr_safe(MSR_IA32_CR_PAT, GPAT_2);
@@ -1344,12 +1344,14 @@ static uint64_t op_run_l2_forever(uint64_t arg)
 	struct svm_test_data *svm = (void *)arg;
 
 	for (uint64_t n = 0;; n++) {
-		svm->vmcb->save.rip = (uint64_t)op_l2_pat;
+		svm->vmcb->save.rip = (uint64_t)l2_writes_pat;
 		svm->vmcb->save.rsp = (uint64_t)l2_stack + sizeof(l2_stack) - 8;
 		if (n % 4)
 			svm->vmcb->save.g_pat = n % 4 == 1 ? INVALID_PAT : GPAT;
 		run_guest(svm->vmcb, svm->vmcb_gpa);
 	}
+
+	return 0;
 }
 
 static void *disable_quirk_soon(void *us)

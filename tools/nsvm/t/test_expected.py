@@ -35,6 +35,33 @@ class WithoutNpt(unittest.TestCase):
         self.assertFalse(self.judge(5, 'skip', 'skip', 'skip', 'ok')[0])
 
 
+class Same(unittest.TestCase):
+    @staticmethod
+    def judge(was: str, now: str, may_pass: set[tuple[str, str]] = set()) -> tuple[bool, str]:
+        return expected.same_verdicts(*([Case('a_test', name, verdict, '', 0) for name, verdict in zip('xy', verdicts.split(','))]
+                                        for verdicts in (was, now)), may_pass)
+
+    def test_same(self) -> None:
+        self.assertEqual(self.judge('ok,not ok', 'ok,not ok'), (True, 'the same 2: 1 ok, 1 not ok, 0 skip'))
+
+    def test_another_verdict(self) -> None:
+        self.assertEqual(self.judge('ok,not ok', 'ok,ok'), (False, 'a_test y: not ok, ok (1 of 2)'))
+        self.assertEqual(self.judge('ok,ok', 'ok'), (False, 'a_test y: ok, none (1 of 2)'))
+        self.assertEqual(expected.same_verdicts([], [], set()), (False, 'nothing ran'))
+
+    def test_a_fix(self) -> None:
+        fixed = {('a_test', 'y')}
+        self.assertTrue(self.judge('ok,not ok', 'ok,ok', fixed)[0])
+        self.assertFalse(self.judge('ok,ok', 'ok,not ok', fixed)[0])
+
+    @mock.patch.object(expected, 'load', return_value=CASES | {('a_test', 'z'): '1-5'})
+    def test_which_patches_are_fixes(self, _) -> None:
+        base = mock.Mock(**{'keys.return_value': ['0001-fix.patch name file'], 'series.return_value': ['0001-fix.patch', '0002-x.patch']})
+        self.assertEqual(expected.repaired(base), {('a_test', 'z'), ('view', 'y')})
+        base.keys.return_value = []
+        self.assertEqual(expected.repaired(base), set())
+
+
 class Names(unittest.TestCase):
     @mock.patch('lib.base.lines', return_value=['a_test x 0', 'b_test x 0', 'view y 0', 'a_test y 0'])
     def test_a_kernel_with_tests_of_its_own_names_them(self, _) -> None:

@@ -313,8 +313,12 @@ def own_test(base: Base, two: list[Kernel]) -> Chain:
 
 
 def shared(base: Base, series: Kernel) -> Chain:
-    """Of bases whose series has the quirk"""
-    return [('The quirk enabled', lambda: with_quirk(base, series))] if base.is_opt_in() else []
+    """Of bases whose series has the quirk; what is a port of another one's has no more than that"""
+    if not base.is_opt_in():
+        return []
+    more = [('Checkpoints between kernels, with and without the quirk', lambda: program(base, 'migrate', 'run')),
+            ('Each short sequence of operations, with and without the quirk', lambda: program(base, 'model', 'test'))]
+    return [('The quirk enabled', lambda: with_quirk(base, series)), *(more if base.before[-1].is_default() else [])]
 
 
 def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
@@ -412,7 +416,9 @@ def main(args: list[str]) -> int:
         tree.make_series(base)
         content = base.content_id()
         if not base.own_tests():
-            attempt('', lambda: not selftests.mainline_test(base.is_opt_in()))		# now, as parts of what follows move mainline's src
+            # Now, as parts of what follows move mainline's src
+            for quirk in {base.is_opt_in()} if short else {False, True}:
+                attempt('', lambda quirk=quirk: not selftests.mainline_test(quirk))
         tests = [] if short else selftests.NEIGHBOURS
         programs = [] if short else [f.stem for f in selftests.overlay_files(base, '*.c')]
         two = [kernels.base_kernel(base), kernels.series_kernel(base)]

@@ -562,6 +562,9 @@ static bool do_op(const struct model *m, const struct model *after,
 		set_smm(op->on);
 		if (in_smm_handler(m))
 			boot_l1(m->svme);
+		/* v7.2 keeps GIF as the SMI over L2 left it, and takes no other one */
+		if (in_smm_handler(m) && no_tag)
+			set_nested(&outside);
 		reload_root(m);
 		return true;
 	case INIT:

@@ -40,6 +40,15 @@ class Test(unittest.TestCase):
         self.assertEqual(len(jobs), 2 * (5 + 7) + 2 * 2)
         self.assertIn('l2-qemu.series.off.msrs-last /tests/series l2-back.series msrs-last known unquirked 0 L1 0 0', jobs)
 
+    def test_with_the_quirk(self) -> None:
+        every = tuple(migrate.PATS)
+        self.assertEqual(len(list(migrate.expected(every))), 6 * (5 + 8 + 5 + 8 + 6 + 9))
+        jobs = list(migrate.restore_jobs(migrate.parse_rules(migrate.lines(migrate.RULES)), every, 'asked'))
+        self.assertIn('l2-gpat.off.asked.msrs-last /tests/off l2.off msrs-last gpat unquirked L2 L1 L2 L2', jobs)
+        self.assertNotIn('l2-gpat', migrate.states('off', migrate.ALWAYS_ON))
+        again = list(migrate.again_jobs(every))
+        self.assertIn('l2-again.asked.msrs-first /tmp/keep/again again /tests/asked l2.asked msrs-first known', again)
+
     def test_matrix(self) -> None:
         text = migrate.matrix(migrate.seen(LOG)).split('\n')
         self.assertEqual([line for line in text if line.startswith('  ') and 'restored' not in line][1:],

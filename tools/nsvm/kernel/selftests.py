@@ -108,7 +108,8 @@ def headers(of: Base, tree: str, to: Path) -> str:
 
 def build(base: Base, tests: list[str] | tuple[str, ...] = ()) -> Path:
     """The directory that has them, and those of before.  tests: of the tree's own"""
-    of, newer = base.tests_base(), base.tests_base().name != base.name
+    of = base.tests_base()
+    newer = of.b != base.b
     if newer:
         source_tree.make(of)
     arch, out = arch_dir(of.src), base.b / 'selftests'

@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 # Settings are what the command line of make says (SMP=2); the environment has no say
 given = $(foreach v,$(1),$(if $(filter command%,$(origin $(v))),'$(v)=$($(v))'))
 S := $(call given,$(shell sed -n 's/^config //p' Kconfig) BUILD)
-$(foreach v,BUILD CASE CHECK KVM NAME PART SEED SEQ STEPS TIME VMM,$(if $(filter environment%,$(origin $(v))),$(eval undefine $(v))))
+$(foreach v,BUILD CASE CHECK KVM NAME PART SEED SEQ STEPS TIME TREES VMM,$(if $(filter environment%,$(origin $(v))),$(eval undefine $(v))))
 # V=1 is "show everything", but for mbox and send V is the version of the series
 MAIL = $(patsubst 'V=%,'VERSION=%,$(call given,V)) $(call given,SIGNOFF PREFIX REALLY)
 N := tools/nsvm/nsvm
@@ -22,7 +22,7 @@ run: setup ## boot the base and the series, run the PAT tests on both, show what
 	@$(call NSVM,run)
 
 test: ## everything: npt=1 and npt=0, neighbours, each patch alone, failure paths
-	@$(call NSVM,setup run test check list deb bench stack remote lava)
+	@$(call NSVM,setup run test check list deb bench stack remote lava fresh)
 	@$(call NSVM,test)
 
 ##@ Before anybody reads the patches
@@ -32,7 +32,14 @@ check: ## checkpatch, compilers, sparse, configurations, ABI, selftest, document
 	@$(call NSVM,check $(or $(NAME),all))
 
 ##@ Between kernels
-.PHONY: migrate
+.PHONY: bases migrate fresh
+bases: setup ## which release takes which series, in Debian and in your trees (TREES='~/linux ~/stable@v6.6.150')
+	@$(call NSVM,bases $(TREES))
+
+fresh: setup ## make run in a Debian 13 that was just installed (as root)
+	@$(call NSVM,setup fresh)
+	@$(call NSVM,fresh)
+
 migrate: setup ## checkpoints from and to kernels without and with the series, and mainline
 	@$(call NSVM,migrate run)
 
@@ -61,6 +68,7 @@ deb: ## a DKMS package of the series for the distribution's kernel, tried on the
 ##@ One step
 .PHONY: setup tree kernel selftests boot view
 setup: ## install the Debian packages that are missing
+	@test -x /usr/bin/python3 || { echo 'setup: no /usr/bin/python3; as root: apt-get install python3' >&2; exit 1; }
 	@$(call NSVM,setup)
 
 tree: setup ## kernel source with the series applied, in build/<base>/src

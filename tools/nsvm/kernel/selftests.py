@@ -124,7 +124,8 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = (), unaware: bool = F
         unaware: as they are without the series, also with the headers of that kernel: what the series adds to
             these, they know nothing of.
     """
-    of, newer, which = base.tests_base(), base.tests_base().name != base.name, '-unaware' if unaware else ''
+    of, which = base.tests_base(), '-unaware' if unaware else ''
+    newer = of.b != base.b
     if newer:
         source_tree.make(of)
     arch, out = arch_dir(of.src), base.b / f'selftests{which}'

@@ -29,19 +29,27 @@ def fragments(base: Base, debug: bool) -> list[Path]:
     return [f for f in files if f.exists()]
 
 
-def check_config(whole: Path, obj: Path, files: list[Path]) -> None:
+def has_symbol(whole: Path, symbol: str) -> bool:
+    """Does any Kconfig of that source define CONFIG_...?"""
+    return bool(git(whole, 'grep', '-lE', rf'^\s*(menu)?config {symbol[7:]}$', '--', 'Kconfig*', '*/Kconfig*', check=False))
+
+
+def check_config(base: Base, whole: Path, obj: Path, files: list[Path]) -> None:
     """allnoconfig says nothing of what it drops"""
     have = set(read(obj / '.config').splitlines())
     text = '\n'.join(read(f) for f in files)
     none = re.findall(r'^# no (CONFIG_[A-Z0-9_]+): .+', text, re.M)
     for s in none:
-        if git(whole, 'grep', '-lE', rf'^\s*(menu)?config {s[7:]}$', '--', 'Kconfig*', '*/Kconfig*', check=False):
+        if has_symbol(whole, s) and not base.linux:
             raise Fatal(f'{rel(files[-1])} says that there is no {s}, but {rel(whole)} has it')
     want: dict[str, str] = {}
     for s, off in re.findall(r'^(?:# )?(CONFIG_[A-Z0-9_]+)( is not set|=.*)$', text, re.M):
         want[s] = off
     lost = [s + v for s, v in want.items() if s not in none and v.startswith('=') and s + v not in have]
     lost += [f'{s}=n' for s, v in want.items() if s not in none and not v.startswith('=') and {f'{s}=y', f'{s}=m'} & have]
+    if base.linux:
+        # Of any release: what it does not know is not asked for
+        lost = [s for s in lost if has_symbol(whole, s.partition('=')[0])]
     if lost:
         raise Fatal(f'the configuration lost: {" ".join(lost)}')
 
@@ -74,12 +82,12 @@ def build(base: Base, tree: str, to: Path, label: str, flavour: str, debug: bool
         put(obj / 'allconfig', ''.join(read(f) for f in files))
         jobs.step('KERNEL', base.logs / f'config-{label}{flavour}.log', f'{label}{flavour} configured',
                   [*make, f'KCONFIG_ALLCONFIG={obj}/allconfig', 'allnoconfig'], f'cannot configure {label}', quiet=quiet)
-        check_config(whole, obj, files)
+        check_config(base, whole, obj, files)
         put(obj / 'configured', configured)
     image = obj / ('arch/x86/boot/bzImage' if debug else 'vmlinux')
     jobs.step('KERNEL', log, f'{label}{flavour} built, a whole kernel', [*make, image.name, *for_bochs, 'modules'], f'{label} does not build',
               quiet=quiet)
-    check_config(whole, obj, files)
+    check_config(base, whole, obj, files)
     shutil.rmtree(to, ignore_errors=True)
     (to / 'modules').mkdir(parents=True)
     order = [obj / line.strip().removesuffix('.o').removesuffix('.ko') for line in read(obj / 'modules.order').splitlines()]

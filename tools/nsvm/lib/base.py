@@ -72,6 +72,7 @@ def lines(file: Path) -> list[str]:
     return [line for line in text if line]
 
 
+HARNESS = 'tools/testing/selftests/kvm/include/kvm_test_harness.h'
 OF_VMM = re.compile(r'^source:[ \t]*qemu$', re.M)
 
 
@@ -81,9 +82,9 @@ def names(vmm: bool = False) -> list[str]:
 
 
 class Base:
-    """Base() is what BASE= and LINUX= say, Base(name) another one"""
+    """Base() is what BASE= and LINUX= say, Base(name) another one; packaged: whatever LINUX= says"""
 
-    def __init__(self, name: str = '') -> None:
+    def __init__(self, name: str = '', packaged: bool = False) -> None:
         self.name = name or settings.BASE
         if re.fullmatch(r'[A-Za-z0-9_][A-Za-z0-9._-]*', self.name) is None:
             raise Fatal(f'BASE={self.name} is no name of a directory of patches/')
@@ -91,7 +92,7 @@ class Base:
         if not (self.dir / 'BASE').exists():
             raise Fatal(f'no {rel(self.dir)}/BASE; BASE= is one of: {" ".join(names())}')
         self.linux = ''
-        if self.name == settings.BASE and settings.LINUX != 'packaged':
+        if self.name == settings.BASE and settings.LINUX != 'packaged' and not packaged:
             self.linux = os.path.expanduser(settings.LINUX)
         self.b = place.build / (self.name + ('-own' if self.linux else ''))
         self.src = self.b / 'src'		# of what make run reads: the series
@@ -183,7 +184,9 @@ class Base:
         a newer one.  The series then adds no test"""
         other = self.key('tests')
         if other in ('', 'own', self.name):
-            return self
+            # Before 6.10, the library has no harness
+            old = self.linux and self.commit() and not self.own_test() and not self.git('ls-tree', '-r', '--name-only', 'base', HARNESS)
+            return Base(self.name, packaged=True) if old else self
         if other not in names():
             raise Fatal(f'{rel(self.dir)}/BASE has tests of {other}, but there is no {rel(place.patches / other)}')
         return Base(other)

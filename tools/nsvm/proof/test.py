@@ -360,6 +360,9 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
                 ('QEMU: the patches, if its source is here', lambda: program(base, 'carry', 'patches')),
                 ('Real hypervisors', lambda: program(base, 'stack', 'short', skip='real hypervisors')),
                 ('Jobs for LAVA', lambda: program(base, 'lava', skip='jobs for LAVA')),
+                ('A fresh Debian 13', lambda: program(base, 'fresh', skip='make run in a fresh Debian 13')),
+                ('Which release takes which series', lambda: program(
+                    base, 'bases', 'newest', result=place.build / 'bases/bases.ktap', skip='which release takes which series')),
                 ('The Debian package', lambda: program(base, 'deb', 'check', skip='the Debian package')),
                 *own_tests.values(), ('Benchmark', lambda: program(base, 'bench', 'repeat', 'vmrun')), *short,
                 ('Files, and unit tests of the lab', check_files)))]

@@ -2,14 +2,13 @@
 """bases [newest] [TREE[@COMMIT]]... - what of each base applies to which release: strictly, with -C1, or not
 
 Looks at each release that Debian's suites have of the package of a base, and at each git tree that is
-named: with those of its line (linux-6.18.y for a 6.18), or with all of them.  newest: only the newest
+named: with the bases of its line (of 6.18 for a 6.18.44), or with all ports.  newest: only the newest
 release of each suite.  Says where a patch fails, and which patch a release has from upstream.  A release
 is fetched once; what patches touch of it stays in build/bases.
 
 Results: build/bases/bases.ktap; a release that does not take a series strictly is a "skip" there, as time
 passes by itself.  Exit status: 0, or 3 if nothing could be had.
 """
-import re
 import shutil
 from pathlib import Path
 
@@ -45,6 +44,12 @@ def releases(packages: set[str], newest: bool) -> dict[tuple[str, str], list[str
         except Fatal as e:
             say('BASES', f'{suite}: {e}')
     return found
+
+
+def in_order(found: dict[tuple[str, str], list[str]]) -> list[tuple[str, str]]:
+    """By package, the newest version first"""
+    return [(name, version) for name in sorted({name for name, _ in found})
+            for version in release.newest_first({version for of, version in found if of == name})]
 
 
 def tree_of_package(base: Base, version: str, suites: list[str]) -> Path:
@@ -116,7 +121,8 @@ def main(args: list[str]) -> int:
     report = ktap.Report(place.build / 'bases/bases.ktap')
     report.group('Releases in Debian')
     found = releases({base.key('package') for base in bases if base.key('package')}, newest)
-    for (name, version), suites in sorted(found.items(), key=lambda item: re.split(r'(\d+)', ' '.join(item[0]))):
+    for name, version in in_order(found):
+        suites = found[name, version]
         of = [base for base in bases if base.key('package') == name]
         try:
             repo = tree_of_package(of[0], version, suites)

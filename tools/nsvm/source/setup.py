@@ -34,6 +34,7 @@ PACKAGES = {
     'deb': 'debhelper:dh dh-dkms:dh_dkms dkms lintian dpkg-dev:dpkg-buildpackage openssl',
     'remote': 'openssh-client:ssh',
     'lava': 'lava-common:- python3-yaml:-',
+    'fresh': 'mmdebstrap',
 }
 
 

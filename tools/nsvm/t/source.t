@@ -105,7 +105,19 @@ for f in downloads.glob('linux-source*'):
 case(3, 'there is none', rf'tree: linux-source-9\.9 9\.9\.10-1: {refused} \(for toy; LINUX= takes', 'tree', 'series')
 is_(tree.exists(), False, 'and no tree')
 (top / DEB).rename(archive / DEB)
-(archive / DEB.replace('9.9.9-', '9.9.10-')).unlink()
+(archive / DEB.replace('9.9.9-', '9.9.10-')).rename(top / 'refused')
+for suite, deb in (('trixie', top / 'refused'), ('sid', archive / DEB)):
+    (archive / suite).mkdir()
+    shutil.copy(deb, archive / suite / (DEB if suite == 'sid' else DEB.replace('9.9.9-', '9.9.10-')))
+toyapt.source('9.9.11', 'eighteen', 18, to='sid')
+tree_of_work = f'{work}@made~2'
+case(0, 'bases: what each release takes', rf'toy on 9\.9\.11-1 \(sid\): with -C1: {loose}.*toy on 9\.9\.10-1 \(trixie\): not: {refused}.*'
+     rf'toy on 9\.9\.9-1 \([^)]*sid\): strictly.*toy on 9\.9\.9 \({tree_of_work}\): strictly', 'bases', tree_of_work)
+case(0, 'bases newest: that of each suite alone', r'9\.9\.11-1 \(sid\).*toy on 9\.9\.9-1 \((?![^)]*sid)[^)]*\): strictly', 'bases', 'newest')
+case(1, 'bases: what is no git tree', r'bases: /nonsense is no git tree', 'bases', 'newest', '/nonsense')
+case(3, 'bases: no network', 'no release of any base can be had', 'bases', 'newest', apt='off')
+for suite in ('trixie', 'sid'):
+    shutil.rmtree(archive / suite)
 git(work, 'reset', '-q', '--hard', 'made')
 base()
 

@@ -55,6 +55,11 @@ class Test(unittest.TestCase):
         ):
             self.assertEqual([new for _, new in mutate.variants(code)], want)
 
+    def test_assertion(self) -> None:
+        """Without it, the program is the same"""
+        text = 'BUILD_BUG_ON(sizeof(x) != 128);\nx = true;\n'
+        self.assertEqual({m.code for m in mutate.of_file('a/nested.c', text, {1, 2})}, {'x = true;'})
+
     def test_names_last(self) -> None:
         """patches/*/equivalent has them"""
         self.assertEqual([(m.name, m.what) for m in found({9})],

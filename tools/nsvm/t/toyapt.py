@@ -23,7 +23,7 @@ os.environ.update(PATH=f'{bins}:{PATH}', NSVM_AS_ROOT='env')
 
 # What is in the directory archive/<suite> is that suite's alone
 WHERE = '''A=ARCHIVE
-for suite in ARCHIVE/*/; do [ -d "$suite" ] && case $* in */apt/$(basename "$suite")-*) A=${suite%/};; esac; done
+for suite in ARCHIVE/*/; do [ -d "$suite" ] && case $* in */apt/$(basename "$suite")-[0-9]*) A=${suite%/};; esac; done
 '''
 APT_GET = WHERE + '''for last; do :; done
 name=${last%%=*} version=

@@ -455,6 +455,30 @@ static void leave_by_setting_state(void)
 	vcpu_nested_state_set(vcpu, &outside);
 }
 
+/*
+ * #VMEXIT cannot write vmcb12, as no memory is there.  Since 6.18.27, KVM leaves
+ * guest mode nonetheless and shuts the vCPU down; before, L2 gets a #GP.
+ */
+static void leave_without_vmcb12(void)
+{
+	const uint64_t nowhere = BIT_ULL(32);
+	struct kvm_x86_state *state = vcpu_save_state(vcpu);
+
+	state->nested.hdr.svm.vmcb_pa = nowhere;
+	TEST_ASSERT_EQ(set_nested_state(state), 0);
+	kvm_x86_state_cleanup(state);
+
+	set_guest_op(op_vmmcall, 0);
+	TEST_ASSERT_EQ(__vcpu_run(vcpu), 0);
+
+	state = vcpu_save_state(vcpu);
+	if (state->nested.flags & KVM_STATE_NESTED_GUEST_MODE)
+		leave_by_setting_state();
+	else
+		TEST_ASSERT_KVM_EXIT_REASON(vcpu, KVM_EXIT_SHUTDOWN);
+	kvm_x86_state_cleanup(state);
+}
+
 static struct kvm_sregs l1_sregs;
 static uint8_t l1_stack[PAGE_SIZE] __aligned(PAGE_SIZE);
 
@@ -500,6 +524,7 @@ FIXTURE_VARIANT_ADD(leave, init_that_l1_intercepts) {
 FIXTURE_VARIANT_ADD(leave, init) { .how = leave_by_init };
 FIXTURE_VARIANT_ADD(leave, svme_cleared) { .how = leave_by_clearing_svme };
 FIXTURE_VARIANT_ADD(leave, smm_toggled) { .how = leave_by_toggling_smm };
+FIXTURE_VARIANT_ADD(leave, vmexit_without_vmcb12) { .how = leave_without_vmcb12 };
 FIXTURE_VARIANT_ADD(leave, state_outside_guest_mode) { .how = leave_by_setting_state };
 
 FIXTURE_SETUP(leave)

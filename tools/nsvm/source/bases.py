@@ -25,11 +25,6 @@ SUITES = ('bookworm', 'bookworm-security', 'bookworm-backports', 'trixie', 'trix
 TOUCHED = ['Makefile', 'Documentation/virt', 'arch/x86/include', 'arch/x86/kvm', 'tools/testing/selftests/kvm', 'virt/kvm']
 
 
-def upstream_part(version: str) -> str:
-    """6.12.117 of 6.12.117-1~deb12u1: Debian's revisions of it have the same KVM"""
-    return version.rpartition('-')[0] or version
-
-
 def releases(packages: set[str], newest: bool) -> dict[tuple[str, str], list[str]]:
     """(package, version) -> suites that have it; of an upstream release the newest version"""
     found: dict[tuple[str, str], list[str]] = {}
@@ -39,7 +34,7 @@ def releases(packages: set[str], newest: bool) -> dict[tuple[str, str], list[str
                 apt.update()
                 for name in packages:
                     for version in release.versions_in(apt, name)[:1 if newest else None]:
-                        key = next((k for k in found if k[0] == name and upstream_part(k[1]) == upstream_part(version)), (name, version))
+                        key = next((k for k in found if k[0] == name and release.upstream_part(k[1]) == release.upstream_part(version)), (name, version))
                         found.setdefault(key, []).append(suite)
         except Fatal as e:
             say('BASES', f'{suite}: {e}')

@@ -61,6 +61,16 @@ def newest_first(versions: set[str]) -> list[str]:
     return sorted(versions, key=cmp_to_key(compare))
 
 
+def upstream_part(version: str) -> str:
+    """6.12.117 of 6.12.117-1~deb12u1: Debian's revisions of it have the same KVM"""
+    return version.rpartition('-')[0] or version
+
+
+def is_broken(base: Base, candidate: Candidate) -> bool:
+    """Not even the release that the series was made on takes it: it is the series, and no release will do"""
+    return not candidate.applied and candidate.kernel == base.key('kernel')
+
+
 def versions_in(apt: debian.Archive, name: str) -> list[str]:
     """Of a package, newest first"""
     return newest_first({r['Version'] for r in apt.show(name) if r.get('Package') == name and 'Version' in r})
@@ -124,7 +134,7 @@ def search(base: Base, reasons: list[str], is_fresh: bool = False) -> list[Candi
     tried: list[Candidate] = []
     with closing(offers(base, reasons)) as all_offers:
         for offer in all_offers:
-            if offer.version in [candidate.offer.version for candidate in tried]:
+            if upstream_part(offer.version) in [upstream_part(candidate.offer.version) for candidate in tried]:
                 continue
             is_first = offer.archive is not None and offer.archive.suite == suites(base)[0]
             if not is_first and any(candidate.applied for candidate in tried):
@@ -138,7 +148,7 @@ def search(base: Base, reasons: list[str], is_fresh: bool = False) -> list[Candi
                 if is_first and not offer.archive.suite and not is_fresh:
                     break
                 continue
-            if tried[-1].is_strict():
+            if tried[-1].is_strict() or is_broken(base, tried[-1]):
                 return tried
         else:
             return tried
@@ -164,6 +174,8 @@ def take_package(base: Base) -> None:
     name = base.need_key('package')
     try:
         tried = search(base, reasons)
+        if tried and is_broken(base, tried[-1]):
+            raise Fatal(f'{tried[-1].refusal} (on {tried[-1].kernel}, the release {rel(base.dir)} was made on)')
         usable = sorted((c for c in tried if c.applied), key=lambda c: not c.is_strict())
         if not usable:
             why = f'{name} {tried[0].offer}: {tried[0].refusal}' if tried else reasons[0]

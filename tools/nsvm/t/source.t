@@ -86,6 +86,11 @@ loose = rf'0002-patch-2\.patch at {nested}:[0-9]+'
 case(0, 'the newest takes -C1: a strict one of the same suite is used',
      strict + rf'.*9\.9\.11-1 is not used: takes {loose} only with git am -C1', 'tree', 'series')
 without_src()
+second, right = patches / '0002-patch-2.patch', (patches / '0002-patch-2.patch').read_text()
+second.write_text(right.replace('\n-20\n', '\n-twenty-five\n'))
+case(1, 'not even the release that the series was made on takes a patch: that one is broken',
+     rf'{refused} \(on 9\.9\.9, the release .*toy was made on\)')
+second.write_text(right)
 (archive / DEB).rename(top / DEB)
 case(0, 'no strict one in the own suites: the newest that takes -C1', rf'Linux 9\.9\.11 .*{loose} does not apply strictly: git am -C1.*2 patches',
      'tree', 'series')

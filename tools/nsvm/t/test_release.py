@@ -18,8 +18,8 @@ class Versions(unittest.TestCase):
                          ['6.12.118-1', '6.12.117-1', '6.12.117-1~deb12u1', '6.12.95-1~bpo12+1'])
 
     def test_upstream_part(self) -> None:
-        self.assertEqual(bases.upstream_part('6.12.117-1~deb12u1'), '6.12.117')
-        self.assertEqual(bases.upstream_part('6.12.117'), '6.12.117')
+        self.assertEqual(release.upstream_part('6.12.117-1~deb12u1'), '6.12.117')
+        self.assertEqual(release.upstream_part('6.12.117'), '6.12.117')
 
     def test_bases_for(self) -> None:
         """Those of the same line; without one, all ports"""

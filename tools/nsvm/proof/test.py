@@ -138,12 +138,15 @@ def same_export(base: Base) -> str:
 
 
 def series_items(base: Base) -> Items:
-    """On another release than the series was made on, patches may need -C1, or be upstream"""
+    """On another release than the series was made on, patches may need -C1, or be upstream already"""
     name, made = 'the patches apply with plain git am', []
     items = [attempt(name, lambda: made.append(apply.apply_in(base, base.src, apply.patches(base))))]
     if not made:
         return items
     applied = made[0]
+    items = [attempt(name, lambda: apply.need_strict(base, package.release(base.src), applied))]
+    if items[0].verdict == 'not ok':
+        return items
     if applied.loose or applied.left_out:
         stale = [f'{where}: -C1' for where in applied.loose] + [f'{patch} is upstream' for patch in applied.left_out]
         items = [item('skip', name, f'{package.release(base.src)}: {", ".join(stale)}')]

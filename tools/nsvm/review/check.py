@@ -233,6 +233,7 @@ def apply(base: Base, tree: Path) -> Series:
     of, commits = digest(commit, *(b.series_id() for b in (*base.before, base))), read(file).split()
     if commits[:1] != [of]:
         applied = source_apply.apply_in(base, tree, todo, commit)
+        source_apply.need_strict(base, package.kernel_version(git(tree, 'show', f'{commit}:Makefile')), applied)
         git(tree, 'update-ref', 'refs/nsvm/check', applied.commit)
         every = [commit, *git(tree, 'rev-list', '--reverse', f'{commit}..{applied.commit}').split()]
         count = sum(name not in applied.left_out for name in base.series())

@@ -48,6 +48,13 @@ def where_it_fails(log: Path) -> str:
     return m[1] if m else jobs.first_error(log)
 
 
+def need_strict(base: Base, kernel: str, applied: Applied) -> None:
+    """-C1 is for other releases: Fatal if a patch takes it on the one that the series was made on"""
+    if applied.loose and kernel == base.key('kernel') and not base.linux:
+        patch, _, where = applied.loose[0].partition(' at ')
+        raise Fatal(f'{patch} does not apply: {where} (but with git am -C1, and this is {kernel}, the release that it was made on)')
+
+
 def apply_in(base: Base, repo: Path, todo: list[Path], onto: str = 'base', work: Path | None = None) -> Applied:
     """Apply patches in an empty worktree: am takes from the index what it needs, and neither files
     nor branches of the repository are touched.

@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from lib.say import Fatal
 from source import apply, bases, release
 
 
@@ -39,6 +40,15 @@ class Upstream(unittest.TestCase):
                 self.assertTrue(apply.is_upstream(Path('/repo'), 'HEAD', Path(d, '0001-a.patch')))
                 self.assertEqual(grep.call_args.args, (Path('/repo'), 'grep', '-qw', 'mark', 'HEAD', '--', 'svm.c'))
                 self.assertFalse(apply.is_upstream(Path('/repo'), 'HEAD', Path(d, '0002-b.patch')))
+
+    def test_need_strict(self) -> None:
+        """On the release that the series was made on, and only there"""
+        base = mock.Mock(linux='', **{'key.return_value': '6.12.117'})
+        loose = apply.Applied('x', ['0002-b.patch at f.c:12'])
+        with self.assertRaisesRegex(Fatal, r'^0002-b\.patch does not apply: f\.c:12 '):
+            apply.need_strict(base, '6.12.117', loose)
+        apply.need_strict(base, '6.12.118', loose)
+        apply.need_strict(base, '6.12.117', apply.Applied('x'))
 
     def test_text(self) -> None:
         self.assertEqual(str(apply.Applied('x')), 'strictly')

@@ -58,8 +58,9 @@ def attempt(name: str, fn: Callable[[], object]) -> Item:
 
 
 def arguments() -> list[str]:
-    """Settings, and what is locked already, for a program of the lab below this one"""
-    return [*settings.arguments(), f'LOCKED={":".join(map(str, bases.locked))}']
+    """Settings, and what is locked already, by this program or the one above, for one below"""
+    above = [path for path in settings.LOCKED.split(':') if path]
+    return [*settings.arguments(), f'LOCKED={":".join([*above, *map(str, bases.locked)])}']
 
 
 def program(base: Base, name: str, *args: str, result: Path | None = None, skip: str = '') -> Items:

@@ -22,7 +22,7 @@ from lib.say import Fatal, say
 from lib.settings import place, rel
 from machine import boot, qemu
 from proof import expected
-from source import debian, tree
+from source import debian, release, tree
 
 # The first test that the machine runs; $1: the version that kvm_amd has to have
 LOAD = '''#!/bin/sh
@@ -54,7 +54,7 @@ class Host:
         script = read(Path(shutil.which('dkms', path=PATH)))
         put(self.d / 'dkms', script.replace(' /lib/modules/$kernel_test', ' $install_tree/$kernel_test'))
         image = next(place.downloads.glob(f'linux-image-{self.release}*_{source}_*.deb'), None)
-        debian.unpack(image or distro.fetch_all(base, source)[1][0], self.d, '*lib/modules/*')
+        debian.unpack(image or distro.fetch_all(source, release.of_src(base)[1])[1][0], self.d, '*lib/modules/*')
         debian.unpack(deb, self.d)
         self.depmod()
 

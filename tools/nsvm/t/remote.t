@@ -28,7 +28,7 @@ from lib.say import Fatal
 from lib.settings import from_arguments, settings
 from machine import boot
 from proof import expected, remote
-from source import debian
+from source import debian, release
 
 SSHD = '''for m in failover net_failover virtio_net; do insmod /tests/$m.ko || exit 1; done
 ifconfig eth0 10.0.2.15
@@ -66,7 +66,7 @@ base.results = tmp / 'results'		# of the machines
 
 def make_files() -> list[Path]:
     """For /tests: dropbear and its libraries, modules of a network card, keys"""
-    for deb in distro.fetch_all(base, distro.info(base, 'version'))[1]:
+    for deb in distro.fetch_all(*release.of_src(base)[:2])[1]:
         if re.match('linux-(image|modules|binary)-', deb.name):
             debian.unpack(deb, tmp, '*/virtio_net.ko*', '*/net_failover.ko*', '*/failover.ko*')
     found = [Path(dropbear), *map(Path, re.findall(r'(/\S+) \(0x', jobs.output(['ldd', dropbear])))]

@@ -283,8 +283,9 @@ static inline struct result model_step(struct model *m, const struct op *op,
 		model_set(m, m->saved, model_has_gpat(&m->saved));
 		break;
 	case MOVE:
-		model_set(m, next, model_has_gpat(n) && op->how != NO_TAG &&
-				   (op->how != GPAT_ONLY || model_kvm.untagged));
+		model_set(m, next,
+			  model_has_gpat(n) && op->how != NO_TAG &&
+			  (op->how != GPAT_ONLY || model_kvm.untagged));
 		break;
 	case SVME:
 		if (!op->on)

@@ -125,6 +125,16 @@ def attempt(base: Base, offer: Offer) -> Candidate:
     return candidate
 
 
+def update_lists(reasons: list[str]) -> bool:
+    """Of the machine's own apt; reasons: why not"""
+    try:
+        setup.update_lists()
+        return True
+    except Fatal as e:
+        reasons.append(str(e))
+        return False
+
+
 def search(base: Base, reasons: list[str], is_fresh: bool = False) -> list[Candidate]:
     """Candidates up to the one that is used; reasons: why others could not be had.
 
@@ -145,20 +155,13 @@ def search(base: Base, reasons: list[str], is_fresh: bool = False) -> list[Candi
                 if e.status != NOT_HERE:
                     raise
                 reasons.append(str(e))
-                if is_first and not offer.archive.suite and not is_fresh:
-                    break
+                is_own = is_first and not offer.archive.suite
+                if is_own and not tried and not is_fresh and update_lists(reasons):
+                    return search(base, reasons, True)
                 continue
             if tried[-1].is_strict() or is_broken(base, tried[-1]):
-                return tried
-        else:
-            return tried
-    if tried or is_fresh:
-        return tried
-    try:
-        setup.update_lists()
-    except Fatal as e:
-        reasons.append(str(e))
-    return search(base, reasons, True)
+                break
+    return tried
 
 
 def describe(base: Base, kernel: str, offer: str) -> None:

@@ -126,6 +126,22 @@ for suite in ('trixie', 'sid'):
 git(work, 'reset', '-q', '--hard', 'made')
 base()
 
+for deb in downloads.glob('linux-source*'):
+    deb.unlink()
+toyapt.source('9.9.8')
+toyapt.source('9.9.10', 'twenty')
+git(work, 'reset', '-q', '--hard', 'made')
+for name in ('9.9.10-', '9.9.8-'):
+    deb = downloads / DEB.replace('9.9.9-', name)
+    shutil.copy(archive / deb.name, deb)
+    deb.with_name(f'{deb.name}.sha256').write_text(run('sha256sum', deb).stdout.split()[0] + '\n')
+(archive / DEB.replace('9.9.9-', '9.9.8-')).unlink()
+case(0, 'one is refused, the next has left the archive: what else can be had is used',
+     rf'Linux 9\.9\.8 \(9\.9\.8-1, in .*\).*9\.9\.10-1 is not used: {refused}', apt='missing')
+without_src()
+for deb in (archive / DEB.replace('9.9.9-', '9.9.10-'), *downloads.glob('linux-source*')):
+    deb.unlink()
+
 # ---- a file of a source package ----
 
 of_source = ('source: linux', 'suite: toy-suite', 'version: 9.9.9-1', f'file: {TAR}')

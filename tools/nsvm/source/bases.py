@@ -9,14 +9,13 @@ is fetched once; what patches touch of it stays in build/bases.
 Results: build/bases/bases.ktap; a release that does not take a series strictly is a "skip" there, as time
 passes by itself.  Exit status: 0, or 3 if nothing could be had.
 """
-import shutil
 from pathlib import Path
 
 from lib import jobs, ktap
-from lib.base import Base, digest, git, git_ok, names, put, read
+from lib.base import Base, digest, git, git_ok, names, read
 from lib.say import Fatal, say
 from lib.settings import place, rel
-from source import apply, debian, package, release
+from source import apply, debian, package, release, tree
 from source.debian import NOT_HERE
 
 # Of Debian 12 and 13, and what comes after them
@@ -79,14 +78,11 @@ def borrow(named: str) -> tuple[Path, str]:
     commit = git(theirs, 'rev-parse', '-q', '--verify', f'{ref or "HEAD"}^{{commit}}', check=False)
     if not commit:
         raise Fatal(f'{where} has no commit {ref}')
-    common = (theirs / git(theirs, 'rev-parse', '--git-common-dir')).resolve()
-    repo = place.build / f'bases/borrowed-{digest(str(common))}'
+    repo = place.build / f'bases/borrowed-{digest(str(theirs.resolve()))}'
     if not (repo / 'HEAD').exists():
         repo.mkdir(parents=True, exist_ok=True)
         git(repo, 'init', '-q', '--bare')
-    put(repo / 'objects/info/alternates', f'{common}/objects\n')
-    if (common / 'shallow').exists():
-        shutil.copy(common / 'shallow', repo / 'shallow')
+    tree.share_objects(theirs, repo)
     return repo, commit
 
 

@@ -34,6 +34,14 @@ def forget(base: Base, *marks: str) -> None:
 
 # ---- a tree of the user's ----
 
+def share_objects(theirs: Path, git_dir: Path) -> None:
+    """That git directory has the objects of their tree as well, which is only read"""
+    common = (theirs / git(theirs, 'rev-parse', '--git-common-dir')).resolve()
+    put(git_dir / 'objects/info/alternates', f'{common}/objects\n')
+    if (common / 'shallow').exists():
+        shutil.copy(common / 'shallow', git_dir / 'shallow')
+
+
 def from_linux(base: Base) -> None:
     """src shares that tree's objects and nothing else: its branches, its index and its
     files are not touched"""
@@ -57,10 +65,7 @@ def from_linux(base: Base) -> None:
     if not (base.src / '.git').exists():
         base.src.mkdir(parents=True)
         base.git('init', '-q', '-b', 'series')
-    common = (theirs / git(theirs, 'rev-parse', '--git-common-dir')).resolve()
-    put(base.src / '.git/objects/info/alternates', f'{common}/objects\n')
-    if (common / 'shallow').exists():
-        shutil.copy(common / 'shallow', base.src / '.git/shallow')
+    share_objects(theirs, base.src / '.git')
     base.git('sparse-checkout', 'set', '--no-cone', *(f'/{p}' for p in package.PART))
     kernel = package.kernel_version(base.git('show', f'{commit}:Makefile'))
     jobs.step('TREE', base.logs / 'checkout.log', f'Linux {kernel}, {ref} of {base.linux}',

@@ -58,7 +58,7 @@ decided: dict[str, bool] = {}
 def is_packaged(base: Base, debug: bool = False) -> bool:
     """Is it the distribution's kernel here?"""
     if base.is_vmm():
-        raise Fatal(f'{base.name} is no kernel: tools/nsvm/nsvm carry tests it')
+        raise Fatal(f'{base.name} is no kernel: tools/nsvm/nsvm vmms tests it')
     if debug or settings.DEBUG_KERNEL == 'y' or base.linux or settings.CC != 'gcc' or base.key('source'):
         return False
     if base.name not in decided:

@@ -9,14 +9,21 @@ pats     L2 writes the PATs of other systems.  With which of them does the CPU r
 file     L1 with a running L2 is saved to a file (libvirt's managed save) on each kernel, by
          each QEMU, while L2 is active and while it is not, and restored on each kernel
 socket   the same from one QEMU to another one of the same kernel, over a Unix socket
+each     as file, and the kernels are also the one on which a VMM must ask for L2's PAT (the
+         opt-in of this base) and mainline's
 soak     20 migrations in a row
 short    for make test: of these what one machine with the series can do: pats, and a migration while L2 is active
 
 A file *.flat of kvm-unit-tests as PART is run on both kernels.
 
 VMM names the QEMUs in L0, older ones first, with blanks between: installed, newest (the lab's own, of
-build/qemu), patched (with the series for QEMU, built on demand), or a directory in which one is
-unpacked.  L1's is the installed one.
+build/qemu), patched (the newest with patches, built on demand), a directory of patches/ with another
+one, or a directory in which one is unpacked.  L1's is the installed one.
+
+A QEMU that has the property svm-nested-pat runs with its newest machine type, where that is on, and in
+migrations also as "older", with the machine type of all others, where it is off.
+
+The kernels are stock and series; of a base on which the VMM has to ask, only the one that it is about.
 
 Results: stack.ktap; stack.txt, the tables; stack.svg, the picture; stack-*.log and, of each
 level, .console.
@@ -24,13 +31,15 @@ Exit status: 0 all as it must be, 1 not, 3 there is no such kernel or QEMU here.
 """
 import re
 import shutil
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 from kernel import kernels
 from kernel.kernels import Kernel
-from lib import ktap
-from lib.base import Base, put
+from lib import jobs, ktap
+from lib.base import Base, mainline, names, put
 from lib.say import Fatal, Ticker, elapsed, say
 from lib.settings import place, settings
 from machine import boot, levels, qemu
@@ -48,35 +57,95 @@ PATS = {
     RESET: 'reset',
     '0006060606060606': 'VirtualBox',		# for its guests: VMM/VMMR0/HWSVMR0.cpp
 }
-NAMES = PATS | {'0407050600070106': 'Linux'}		# arch/x86/mm/pat/memtype.c
+LINUX = '0407050600070106'		# arch/x86/mm/pat/memtype.c
+NAMES = PATS | {LINUX: 'Linux'}
 CARRIED = [*PATS][-1]		# of the L2 that is migrated
-PARTS = ('pats', 'file', 'socket', 'soak', 'short')
+PARTS = ('pats', 'file', 'socket', 'each', 'soak', 'short')
+OLD = 'pc-i440fx-7.2'		# a machine type that each QEMU has
+PROPERTY = 'svm-nested-pat'
+# Kernel -> the PATs of its guests: L1 and L2 share one, each has one, or each has one if the VMM asks
+KINDS = {'stock': 'shared', 'series': 'separate', 'opt-in': 'asked', 'mainline': 'asked'}
 
 
-def vmms() -> tuple[dict[str, Path], list[str]]:
-    """name -> root of each QEMU, the first one is L1's; names of those for L0, older ones first"""
-    known = {'installed': Path('/'), 'newest': place.build / 'qemu/root'}
-    roots, names = {'installed': known['installed']}, []
-    for name in settings.given.get('VMM', 'installed newest').split():
-        if name == 'patched':
-            known[name] = vmm.build().parent / 'root'
-        root = known.get(name, Path(name).expanduser().resolve())
-        if name == 'newest' and not root.exists():
+@dataclass(frozen=True)
+class Vmm:
+    """A QEMU, and how it is started; asks: for a PAT of L2's own, and carries it"""
+    name: str
+    root: Path
+    machine: str = OLD
+    cpu: str = 'host'
+    asks: bool = False
+
+
+def has_property(root: Path) -> bool:
+    """Is L2's PAT something that this QEMU knows of?"""
+    libraries = ':'.join(map(str, root.glob('usr/lib/*-linux-gnu')))
+    properties = jobs.output([root / levels.BINARY, '-device', 'qemu64-x86_64-cpu,help'], check=False,
+                             env={'LD_LIBRARY_PATH': libraries} if root != Path('/') else {})
+    return f' {PROPERTY}=' in properties
+
+
+def vmms(default: str = 'installed') -> list[Vmm]:
+    """Those of VMM=, the older ones first"""
+    result = []
+    for name in settings.given.get('VMM', default).split():
+        if name == 'newest' and not (place.build / 'qemu/root').exists():
             continue		# what is installed is as new
-        names.append(name if name in known else 'given')
-        roots[names[-1]] = root
-    return roots, names
+        if name == 'patched' or name in names(vmm=True):
+            root = vmm.build(of=name if name != 'patched' else '').parent / 'root'
+        else:
+            known = {'installed': Path('/'), 'newest': place.build / 'qemu/root'}
+            root = known.get(name, Path(name).expanduser().resolve())
+            name = name if name in known else 'given'
+        asks = has_property(root)
+        result.append(Vmm(name, root, 'pc' if asks else OLD, asks=asks))
+    return result
+
+
+def with_older(them: list[Vmm]) -> list[Vmm]:
+    """And those that know of L2's PAT with a machine type that does not"""
+    older = [replace(v, name='older', machine=OLD, asks=False) for v in them[-1:] if v.asks]
+    return [v for v in them if not v.asks] + older + [v for v in them if v.asks]
+
+
+def has_own(k: str, v: Vmm) -> bool:
+    """Has L2 a PAT of its own on this kernel, with this VMM?"""
+    return KINDS[k] == 'separate' or KINDS[k] == 'asked' and v.asks
+
+
+def kernels_of(base: Base) -> dict[str, Kernel]:
+    if base.own_test():
+        return {'mainline': kernels.base_kernel(base)}
+    if base.is_opt_in():
+        return {'opt-in': kernels.series_kernel(base)}
+    return {'stock': kernels.base_kernel(base), 'series': kernels.series_kernel(base)}
+
+
+def every_kernel(base: Base) -> dict[str, Kernel]:
+    """And those of other bases on which a VMM has to ask"""
+    of = kernels_of(base)
+    others = [other for name in names() if (other := Base(name)).is_opt_in() and other.before[-1].name == base.name]
+    for other in [*others, mainline()]:
+        of |= kernels_of(tree.make(other))
+    return of
 
 
 class Machine:
     """Boots of L0 with the same room"""
 
-    def __init__(self, base: Base, of: dict[str, Kernel], roots: dict[str, Path], l2: str,
+    def __init__(self, base: Base, of: dict[str, Kernel], them: list[Vmm], l2: str,
                  more: dict[str, Path] | None = None) -> None:
         self.base, self.of = base, of
         self.dir = base.b / 'stack'
         self.dir.mkdir(exist_ok=True)
-        self.room = levels.room(base, of['base'], roots, l2, more or {}, self.dir / 'room')
+        them = [Vmm('installed', Path('/')), *(v for v in them if v.name != 'installed')]
+        first = base.before[0] if base.before else base		# L1 and L2 are the distribution's
+        roots = {v.root: v.name for v in reversed(them)}
+        for v in them:
+            put(self.dir / f'{v.name}.vmm', f'dir=/room/{roots[v.root]} machine={v.machine} cpu={v.cpu}\n')
+        files = {f'{v.name}.vmm': self.dir / f'{v.name}.vmm' for v in them} | (more or {})
+        self.room = levels.room(first, kernels.base_kernel(tree.make(first)), {roots[v.root]: v.root for v in them}, l2,
+                                files, self.dir / 'room')
 
     def run(self, k: str, label: str, what: str, believes: str, l1s: int = 1) -> tuple[Watch, vmruns.Check, str]:
         """What was seen at its VMRUNs, and what it said"""
@@ -98,14 +167,14 @@ class Machine:
 
 def table(seen: dict[str, Watch]) -> str:
     """For people: in each phase, with what the CPU ran L2"""
-    out = [f'{"L2 has written":<30}  {"on":<7} {"VMRUNs":>7} {"with it":>7}  RDMSR   L1 keeps its  '
+    out = [f'{"L2 has written":<30}  {"kernel, QEMU":<20} {"VMRUNs":>7} {"with it":>7}  RDMSR   L1 keeps its  '
            'page with PAT index 1']
     for k, w in seen.items():
         for p in w.phases[:1 + len(PATS)]:
             name = 'nothing (Linux with nopat)' if p.name == 'start' else f'{p.name} {NAMES.get(p.name, "")}'
             ran = p.l2.most_common(1)[0][0] if p.l2 else ''
             reads_it, kept = 'it' if set(p.reads) <= {p.believes} else 'not it', 'yes' if keeps(w) else 'no'
-            out.append(f'{name:<30}  {k:<7} {p.l2.total():>7} {p.right:>7}  {reads_it:<6}  {kept:<12}  '
+            out.append(f'{name:<30}  {k:<20} {p.l2.total():>7} {p.right:>7}  {reads_it:<6}  {kept:<12}  '
                        f'{page(ran)}, L2 means {page(p.believes)}')
     return '\n'.join(out) + '\n'
 
@@ -116,18 +185,19 @@ def keeps(w: Watch) -> bool:
     return bool(pats) and pats[-1] in NAMES and NAMES[pats[-1]] == 'Linux' and pats.count(pats[-1]) == 1
 
 
-def judge_pats(report: ktap.Report, k: str, w: Watch, log: str) -> None:
-    """base: L2 runs with L1's PAT whatever it wrote; series: with its own, from the first VMRUN on"""
+def judge_pats(report: ktap.Report, k: str, own: bool, w: Watch, log: str) -> None:
+    """k: kernel and VMM, for people; own: L2 runs with its own PAT from the first VMRUN on, else with
+    that of L1 whatever it wrote"""
     wrong, phases = [], w.phases[:1 + len(PATS)]
     for p in phases:
-        want = p.l2.total() if k == 'series' else 0
+        want = p.l2.total() if own else 0
         if not p.l2 or p.right != want or set(p.reads) - {p.believes}:
             wrong.append(f'{p.name}: of {p.l2.total()} VMRUNs {p.right} had {p.believes}, {want} must; '
                          f'RDMSR: {" ".join(p.reads) or "-"}')
     if [p.name for p in phases] != ['start', *PATS]:
         wrong.append(f'L2 wrote {" ".join(p.name for p in phases[1:]) or "nothing"}')
     figures = f'{sum(p.right for p in phases)} of {sum(p.l2.total() for p in phases)} VMRUNs'
-    report.item(not wrong, f'{k}: L2 runs with {"the PAT that it has" if k == "series" else "the PAT of L1 always"}',
+    report.item(not wrong, f'{k}: L2 runs with {"the PAT that it has" if own else "the PAT of L1 always"}',
                 wrong[0] if wrong else f'{figures} had the PAT that L2 reads')
     report.item(keeps(w), f'{k}: L1 keeps its PAT', ' '.join(dict.fromkeys(p for _, p in w.bands['L1'])))
     works = 'memory is wrong' not in log and bool(re.search('L2 (is done|goes on)', log))
@@ -135,19 +205,23 @@ def judge_pats(report: ktap.Report, k: str, w: Watch, log: str) -> None:
 
 
 def pats(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
-    machine = Machine(base, of, {'installed': Path('/')}, ':'.join(PATS))
+    them = vmms()
+    machine = Machine(base, of, them, ':'.join(PATS))
     seen = {}
-    for k in of:
-        seen[k], check, log = machine.run(k, f'stack-{k}', 'run:installed', RESET)
-        judge_pats(report, k, seen[k], log)
-        if k == 'series':
-            report.item(check.ok, f'{k}: VMRUNs', check.figures if check.ok else check.text().split('\n')[0])
-    titles = {'base': base.name, 'series': 'with the series'}
-    put(base.results / 'stack.svg', svg({titles[k]: w for k, w in seen.items()}, NAMES))
+    for k, v in ((k, v) for k in of for v in them):
+        name = f'{k}, {v.name}'
+        seen[name], check, log = machine.run(k, f'stack-{k}-{v.name}', f'run:{v.name}', RESET)
+        judge_pats(report, name, has_own(k, v), seen[name], log)
+        if has_own(k, v):
+            report.item(check.ok, f'{name}: VMRUNs', check.figures if check.ok else check.text().split('\n')[0])
+    put(base.results / 'stack.svg', svg({f'{base.name}, {name} QEMU': w for name, w in seen.items()}, NAMES))
     return table(seen)
 
 
 # ---- migration ----
+
+REFUSAL = 'KVM on this host does not give'		# the sentence of patches/qemu-*
+
 
 class Moved(NamedTuple):
     """An L1 after it was carried"""
@@ -160,39 +234,71 @@ class Moved(NamedTuple):
     reads: list[tuple[int, str, str]]		# of L2, as it says: number, RDMSR, is its memory right?
 
 
+@dataclass(frozen=True)
+class Move:
+    """From one kernel and VMM to another: what becomes of L2's PAT"""
+    saver: str
+    by: Vmm
+    restorer: str
+    to: Vmm
+
+    @property
+    def sent(self) -> bool:
+        """The stream has L2's PAT, if L2 is active"""
+        return has_own(self.saver, self.by) and self.by.asks
+
+    @property
+    def refused(self) -> bool:
+        return self.sent and not has_own(self.restorer, self.to)
+
+    @property
+    def first(self) -> bool:
+        """Has L2 its own PAT before L1 ran?"""
+        return has_own(self.restorer, self.to) and self.sent
+
+    def lost(self, guest: bool) -> bool:
+        """Where the VMM has to ask, L2 keeps what it shared with L1: it had no other one"""
+        return guest and not self.sent and KINDS[self.restorer] == 'asked' and self.to.asks
+
+    def after(self, guest: bool) -> bool:
+        """And after that?"""
+        return has_own(self.restorer, self.to) and not self.lost(guest)
+
+
 def reads(text: str) -> list[tuple[int, str, str]]:
-    found = re.findall(r'^# stack: L2 (\d+) reads (\S+), memory is (\w+)$', text, re.M)
-    return [(int(n), pat, memory) for n, pat, memory in found]
+    lines = re.findall(r'^# stack: L2 (\d+) reads (\S+), memory is (\w+)$', text, re.M)
+    return [(int(n), pat, memory) for n, pat, memory in lines]
 
 
 def moved(watch: Watch, log: str, how: str) -> list[Moved]:
     """Of each "restored" in the log; what L2 said comes when that QEMU has ended"""
     parts = re.split(r'^# stack: restored ', log, flags=re.M)[1:]
     phases = [p for p in watch.phases if p.name != 'start' and p.name not in PATS]
-    found = []
+    result = []
     for part, phase in zip(parts, phases):
         who, _, flags, _, g_pat = part.split('\n')[0].split()[:5]
         end = re.search(r'^# stack: end flags \S+ g_pat (\S+)', part, re.M)
-        found.append(Moved(who, how, flags, g_pat, end[1] if end else '', phase, reads(part.rpartition('L2 goes on')[2])))
-    return found
+        result.append(Moved(who, how, flags, g_pat, end[1] if end else '', phase, reads(part.rpartition('L2 goes on')[2])))
+    return result
 
 
-def wrong(m: Moved, restorer: str, last: bool = True) -> str:
-    """What is not as it must be.  QEMU carries vmcb_pa only: on the series L2 has L1's PAT until L1 runs (which is
-    at once, if an interrupt is pending), and then its own; the base has one PAT.  The patched one carries all.
+def wrong(m: Moved, move: Move, last: bool = True) -> str:
+    """What is not as it must be: QEMU carries vmcb_pa only, so that on the series L2 has L1's PAT until L1 runs (which
+    is at once, if an interrupt is pending), and then its own; one that asks for L2's PAT carries it; stock has one PAT.
     last: of those on one machine"""
-    guest = m.who.endswith('guest')
-    p = m.phase
+    guest, p = m.who.endswith('guest'), m.phase
+    first, after = (CARRIED if own else LINUX for own in (move.first, move.after(guest)))
+    end = LINUX if move.lost(guest) else CARRIED		# L1 itself puts L2's PAT there
     if (m.flags != 'none' and bool(int(m.flags, 16) & 1)) != guest:
         return f'nested state has flags {m.flags}'
-    if guest and m.g_pat != CARRIED or m.end not in (CARRIED, *([''] if not last else [])):
+    if guest and m.g_pat != CARRIED or m.end not in (end, *([''] if not last else [])):
         return f'vmcb12.g_pat is {m.g_pat}, and {m.end} in the end'
     if not p.l2:
         return 'L2 did not run'
-    if p.first[CARRIED] and not m.who.startswith('patched-'):
-        return f'{p.first[CARRIED]} VMRUNs before L1 ran had the PAT of L2, which nobody carried'
-    if p.right != (p.l2.total() if restorer == 'series' else 0):
-        return f'of {p.l2.total()} VMRUNs after L1 ran {p.right} had {CARRIED}'
+    if p.first[first] != p.first.total():
+        return f'of {p.first.total()} VMRUNs before L1 ran {p.first[first]} had {first}'
+    if p.l2[after] != p.l2.total():
+        return f'of {p.l2.total()} VMRUNs after L1 ran {p.l2[after]} had {after}'
     numbers = [n for n, _, _ in m.reads]
     if last and (len(numbers) < 3 or numbers != list(range(numbers[0], numbers[0] + len(numbers)))):
         return f'L2 counts {" ".join(map(str, numbers)) or "nothing"}'
@@ -213,70 +319,96 @@ flags: of nested state, restored; bit 0: L2 is active.  VMRUNs of L2 until L1 ra
 
 
 def file(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
-    roots, names = vmms()
+    them = with_older(vmms('installed newest'))
     states = ('guest', 'host')
-    machine = Machine(base, of, roots, f'{CARRIED}:on')
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i:]]		# none goes back
+    machine = Machine(base, of, them, f'{CARRIED}:on')
+    every = [(a, b, state) for i, a in enumerate(them) for b in them[i:] if a.machine == b.machine		# none goes back
+             for state in states]
     out = []
     for saver in of:
-        machine.run(saver, f'stack-save-{saver}', f'save:{"/".join(states)}:{":".join(names)}', RESET, len(names))
+        machine.run(saver, f'stack-save-{saver}', f'save:{"/".join(states)}:{":".join(v.name for v in them)}', RESET, len(them))
         for restorer in of:
-            watch, check, log = machine.run(restorer, f'stack-{saver}-{restorer}', 'restore:' + ':'.join(
-                f'{b}-{a}-{state}' for a, b in pairs for state in states), CARRIED, len(pairs))
-            found = moved(watch, log, f'{saver} -> {restorer}, file')
-            for m in found:
-                why = wrong(m, restorer)
-                report.item(not why, f'{m.how}, saved by {m.who}', why or 'as it must be')
-            if len(found) != len(pairs) * len(states):
-                report.item(False, f'{check.label}: restored', f'{len(found)} of {len(pairs) * len(states)}')
-            out += [line(m) for m in found]
+            watch, _, log = machine.run(restorer, f'stack-{saver}-{restorer}', 'restore:' + ':'.join(
+                f'{b.name}-{a.name}-{state}' for a, b, state in every), CARRIED, len(every) // 2)
+            ends = re.findall(r'^# stack: (restored|refused) \S+?(?:: (.*)| flags .*)$', log, re.M)
+            arrived = iter(moved(watch, log, ''))
+            for (a, b, state), (end, reason) in zip_longest(every, ends, fillvalue=('', '')):
+                if not state:
+                    break
+                move, how, who = Move(saver, a, restorer, b), f'{saver} -> {restorer}, {b.name}', f'{a.name}-{state}'
+                m = next(arrived) if end == 'restored' else None
+                out.append(line(m._replace(how=how)) if m else f'{how:<32}  {who:<15}  {end}')
+                if move.refused and state == 'guest':
+                    why = '' if end == 'refused' and REFUSAL in reason else f'is not refused: {reason}'
+                else:
+                    why = wrong(m, move) if m else f'is not restored: {reason}'
+                report.item(not why, f'{how}, saved by {who}', why or 'as it must be')
     return '\n'.join([HEAD, *out]) + '\n'
 
 
-def over_socket(report: ktap.Report, k: str, seen: tuple[Watch, vmruns.Check, str], how: str, count: int) -> list[str]:
+def over_socket(report: ktap.Report, move: Move, seen: tuple[Watch, vmruns.Check, str], count: int) -> list[str]:
     watch, check, log = seen
-    found = moved(watch, log, f'{k}, {how}')
-    bad = [f'number {i}: {why}' for i, m in enumerate(found, 1) if (why := wrong(m, k, i == len(found)))]
-    bad += [f'{len(found)} of {count} migrations'] if len(found) != count else []
+    name = f'{move.saver}, to {move.to.name}'
+    them = moved(watch, log, name)
+    # From the second one on, the QEMU that the first one went to is the one that it comes from
+    moves = [move, *[replace(move, by=move.to)] * len(them)]
+    bad = [f'number {i}: {why}' for i, m in enumerate(them, 1) if (why := wrong(m, moves[i - 1], i == len(them)))]
+    bad += [f'{len(them)} of {count} migrations'] if len(them) != count else []
     numbers = [n for n, _, _ in reads(log)]
     counted = [*map(int, re.findall(r' counted (\d+)$', log, re.M)), len(numbers)]
     bad += ['L2 lost count'] if numbers != list(range(1, len(numbers) + 1)) or counted != sorted(set(counted)) else []
-    report.item(not bad, f'{k}: {count} over a socket', bad[0] if bad else f'L2 counts, to {len(numbers)}')
-    if k == 'series':
+    report.item(not bad, f'{name}: {count} over a socket', bad[0] if bad else f'L2 counts, to {len(numbers)}')
+    if has_own(move.restorer, move.to):
         report.item(check.ok, f'{check.label}: VMRUNs', check.figures if check.ok else check.text().split('\n')[0])
-    return [line(m) for m in found]
+    return [line(m) for m in them]
 
 
-def socket(base: Base, of: dict[str, Kernel], report: ktap.Report, on: tuple[str, ...], count: int) -> str:
-    roots, names = vmms()
-    machine = Machine(base, of, roots, f'{CARRIED}:on')
+def socket(base: Base, of: dict[str, Kernel], report: ktap.Report, count: int) -> str:
+    them = vmms('installed newest')
+    off = [replace(v, name='off', cpu=f'host,{PROPERTY}=off', asks=False) for v in them[-1:] if v.asks]
+    machine = Machine(base, of, them + off, f'{CARRIED}:on')
     out = []
-    for k in on:
-        what = f'to {names[-1]}'
-        seen = machine.run(k, f'stack-socket-{k}', f'socket:{names[0]}:{names[-1]}:{count}', RESET, 1 + count // 5)
-        out += over_socket(report, k, seen, what, count)
+    a, b = them[0], them[-1]
+    if a.machine != b.machine:		# they have no machine type in common that asks
+        raise Fatal(f'VMM={a.name} and {b.name}: no migration, as the first one knows no {PROPERTY}')
+    for k in of:
+        seen = machine.run(k, f'stack-socket-{k}', f'socket:{a.name}:{b.name}:{count}', RESET, 1 + count // 5)
+        out += over_socket(report, Move(k, a, k, b), seen, count)
+        if off and KINDS[k] == 'asked':
+            out.append(not_taken(report, machine, Move(k, b, k, off[0])))
     return '\n'.join([HEAD, *out]) + '\n'
 
 
+def not_taken(report: ktap.Report, machine: Machine, move: Move) -> str:
+    """One QEMU that asks, and one that was told not to"""
+    log = machine.run(move.saver, f'stack-refuse-{move.saver}', f'refuse:{move.by.name}:{move.to.name}', RESET)[2]
+    reason = re.search(r'^# stack: refused \S+: (.*)$', log, re.M)
+    right = reason is not None and REFUSAL in reason[1] and 'the source goes on' in log
+    report.item(right, f'{move.saver}: refused over a socket, the source goes on', reason[1] if reason else 'is not refused')
+    return f'{move.saver}, {PROPERTY}=off{"":<3}  refused: {reason[1] if reason else "no"}'
+
+
 def short(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
-    machine = Machine(base, of, {'installed': Path('/')}, ':'.join([*PATS, 'on']))
-    seen = machine.run('series', 'stack-short', 'socket:installed:installed:1', RESET)
-    judge_pats(report, 'series', seen[0], seen[2])
-    return '\n'.join([table({'series': seen[0]}), HEAD, *over_socket(report, 'series', seen, 'to installed', 1)]) + '\n'
+    (k, _), v = list(of.items())[-1], vmms()[0]
+    machine = Machine(base, of, [v], ':'.join([*PATS, 'on']))
+    seen = machine.run(k, 'stack-short', f'socket:{v.name}:{v.name}:1', RESET)
+    judge_pats(report, k, has_own(k, v), seen[0], seen[2])
+    return '\n'.join([table({k: seen[0]}), HEAD, *over_socket(report, Move(k, v, k, v), seen, 1)]) + '\n'
 
 
 # ---- kvm-unit-tests ----
 
 def unit(base: Base, of: dict[str, Kernel], report: ktap.Report, flat: Path) -> str:
     """Says the same on both kernels"""
-    machine = Machine(base, of, {'installed': Path('/')}, 'on', {'unit': flat})
+    v = vmms()[0]
+    machine = Machine(base, of, [v], 'on', {'unit': flat})
     said = {}
     for k in of:
-        log = machine.run(k, f'stack-unit-{k}', 'unit:installed', RESET)[2]
+        log = machine.run(k, f'stack-unit-{k}', f'unit:{v.name}', RESET)[2]
         verdicts = re.sub('0x[0-9a-f]+', '0x...', log)		# some tests choose bits at random
         said[k] = re.findall(r'^(?:PASS|FAIL|SKIP): .*|^SUMMARY: .*', verdicts, re.M) or ['no result']
         report.item('SUMMARY' in said[k][-1], f'{flat.stem} on the {k}', said[k][-1])
-    report.item(said['base'] == said['series'], f'{flat.stem} says the same on both')
+    report.item(len({*map(tuple, said.values())}) == 1, f'{flat.stem} says the same on each')
     return '\n'.join(f'{k}: {s[-1]}' for k, s in said.items()) + '\n'
 
 
@@ -295,11 +427,12 @@ def main(args: list[str]) -> int:
         raise Fatal('nobody would see the VMRUNs: no QEMU that can load the plugin, or no emulation', NOT_HERE)
     if not kernels.is_packaged(base):
         raise Fatal(f'{base.name} has no packaged kernel here, which L1 and L2 need', NOT_HERE)
-    of = {'base': kernels.base_kernel(base), 'series': kernels.series_kernel(base)}
+    of = kernels_of(base)
     report = ktap.Report(base.results / 'stack.ktap')
     parts = {'pats': lambda: pats(base, of, report), 'file': lambda: file(base, of, report),
-             'socket': lambda: socket(base, of, report, ('base', 'series'), 2),
-             'soak': lambda: socket(base, of, report, ('series',), 20), 'short': lambda: short(base, of, report)}
+             'socket': lambda: socket(base, of, report, 10 if 'asked' in (KINDS[k] for k in of) else 2),
+             'each': lambda: file(base, every_kernel(base), report),
+             'soak': lambda: socket(base, dict([*of.items()][-1:]), report, 20), 'short': lambda: short(base, of, report)}
     texts = []
     for part in [what] if what else PARTS[:3]:
         report.group(part)

@@ -361,7 +361,7 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
                 ('Each short sequence of operations, against the model', lambda: program(base, 'model', 'test')),
                 ('A minute of hostile input, a race (make fuzz has a debug kernel for it)',
                  lambda: program(base, 'fuzz', 'run', FUZZ, '1', 'plain')),
-                ('QEMU: the patches, if its source is here', lambda: program(base, 'carry', 'patches')),
+                ('QEMU: the patches, if its source is here', lambda: program(base, 'vmms', 'patches')),
                 ('Real hypervisors', lambda: program(base, 'stack', 'short', skip='real hypervisors')),
                 ('Jobs for LAVA', lambda: program(base, 'lava', skip='jobs for LAVA')),
                 ('A fresh Debian 13', lambda: program(base, 'fresh', skip='make run in a fresh Debian 13')),

@@ -39,7 +39,9 @@ def configure(base: Base, env: dict[str, str]) -> Path:
         # Debian's tarball lacks firmware that is only unpacked when it is to be installed, but looked for
         for name in re.findall(r"'(edk2-\S+\.fd)'", read(base.src / 'pc-bios/meson.build')):
             (base.src / f'pc-bios/{name}.bz2').touch()
-        put(base.src / '.git/info/exclude', '/pc-bios/*.bz2\n')
+        for dts in (base.src / 'pc-bios/dtb').glob('*.dts'):
+            dts.with_suffix('.dtb').touch()
+        put(base.src / '.git/info/exclude', '/pc-bios/*.bz2\n/pc-bios/dtb/*.dtb\n')
         obj.mkdir(exist_ok=True)
         jobs.step('VMM', base.logs / 'configure.log', f'QEMU {package.release(base.src)} configured',
                   [base.src / 'configure', *CONFIGURE], 'configure of QEMU failed', cwd=obj, env=env)
@@ -47,10 +49,10 @@ def configure(base: Base, env: dict[str, str]) -> Path:
     return obj
 
 
-def build(*targets: str) -> Path:
-    """The directory with what was built"""
+def build(*targets: str, of: str = '') -> Path:
+    """The directory with what was built; of: a directory of patches/, by default that of the newest release"""
     setup.main(['run', 'vmm'])
-    base = tree.make(Base(names(vmm=True)[-1]))
+    base = tree.make(Base(of or names(vmm=True)[-1]))
     env = {'PYTHONPATH': str(tools(base))}
     obj = configure(base, env)
     wanted = targets or (BINARY,)

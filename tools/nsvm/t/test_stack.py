@@ -13,7 +13,9 @@ from lib import ktap
 from proof import stack
 from proof.watch import Watch, page, svg
 
-LINUX, MINE, RESET = '0407050600070106', stack.CARRIED, stack.RESET
+LINUX, MINE, RESET = stack.LINUX, stack.CARRIED, stack.RESET
+PLAIN = stack.Vmm('installed', Path('/'))
+ASKS = stack.Vmm('patched', Path('/q'), 'pc', asks=True)
 
 
 def v(vmcb: str, g_pat: str, rip: str = '10', value: str = '0') -> str:
@@ -35,9 +37,10 @@ SAID = '\n'.join([RESTORED[2:], '', *(f'# stack: L2 {n} reads {MINE}, memory is 
                   f'# stack: end flags 0100 g_pat {MINE}', ''])
 
 
-def wrong(kernel: str, *lines: str, said: str = SAID, how: str = '') -> str:
-    found = stack.moved(watch(RESTORED, *lines, believes=MINE), said, how)
-    return stack.wrong(found[0], kernel)
+def wrong(kernel: str, *lines: str, said: str = SAID, by: str = '', vmm: stack.Vmm = PLAIN, to: stack.Vmm | None = None) -> str:
+    """Of a move by a VMM to that kernel, from it or from another one"""
+    them = stack.moved(watch(RESTORED, *lines, believes=MINE), said, '')
+    return stack.wrong(them[0], stack.Move(by or kernel, vmm, kernel, to or vmm))
 
 
 class Phases(unittest.TestCase):
@@ -47,7 +50,7 @@ class Phases(unittest.TestCase):
                          [(RESET, 1, 1, {}), (MINE, 2, 2, {MINE: 1})])
         self.assertTrue(stack.keeps(w))
 
-    def test_base(self) -> None:
+    def test_stock(self) -> None:
         w = watch(*(line.replace(f'b {MINE} 0', f'b {LINUX} 0').replace(f'b {RESET} 0', f'b {LINUX} 0') for line in ON_SERIES))
         self.assertEqual([(p.l2.total(), p.right, dict(p.reads)) for p in w.phases], [(1, 0, {}), (2, 0, {MINE: 1})])
 
@@ -64,23 +67,23 @@ class Phases(unittest.TestCase):
         self.assertEqual([page(p) for p in (LINUX, MINE, RESET, '0001050600070406')], ['WC', 'WB', 'WT', 'WT'])
         self.assertEqual((page(''), page('0007040600070206')), ('?', '?'))
 
-    def judged(self, kernel: str, l2: str, said: str = '# stack: L2 is done', writes: int = 4) -> list[str]:
+    def judged(self, own: bool, l2: str, said: str = '# stack: L2 is done', writes: int = 4) -> list[str]:
         """Verdicts if L2, whatever it wrote, or (with '') with that, runs with l2"""
         lines = [v('a', LINUX), v('b', l2 or RESET)]
         for pat in [*stack.PATS][:writes]:
             lines += [f'M 1 0 b w 20 {pat}', v('a', LINUX), v('b', l2 or pat, '22')]
         with tempfile.TemporaryDirectory() as d, contextlib.redirect_stdout(io.StringIO()):
             report = ktap.Report(Path(d) / 'x')
-            stack.judge_pats(report, kernel, watch(*lines), said)
+            stack.judge_pats(report, 'a kernel', own, watch(*lines), said)
         return [i.verdict for i in report.items]
 
     def test_judge(self) -> None:
         good, bad = ['ok', 'ok', 'ok'], ['not ok', 'ok', 'ok']
-        self.assertEqual([self.judged(*how) for how in (('base', LINUX), ('base', ''), ('series', ''), ('series', LINUX),
-                                                        ('series', MINE))], [good, bad, good, bad, bad])
-        self.assertEqual(self.judged('series', '', '# stack: L2 is done, memory is wrong'), ['ok', 'ok', 'not ok'])
-        self.assertEqual(self.judged('series', '', ''), ['ok', 'ok', 'not ok'])
-        self.assertEqual(self.judged('series', '', writes=3), bad)
+        self.assertEqual([self.judged(*how) for how in ((False, LINUX), (False, ''), (True, ''), (True, LINUX),
+                                                        (True, MINE))], [good, bad, good, bad, bad])
+        self.assertEqual(self.judged(True, '', '# stack: L2 is done, memory is wrong'), ['ok', 'ok', 'not ok'])
+        self.assertEqual(self.judged(True, '', ''), ['ok', 'ok', 'not ok'])
+        self.assertEqual(self.judged(True, '', writes=3), bad)
 
     def test_svg(self) -> None:
         w = watch('T # stack: L1 is up', *ON_SERIES, 'T # stack: L2 is done')
@@ -95,19 +98,45 @@ class Migrations(unittest.TestCase):
         for first in [self.first], []:		# none: an interrupt was pending
             self.assertEqual(wrong('series', *first, *self.later), '')
 
-    def test_patched(self) -> None:
-        """Only if it is the one that saved"""
-        lines, by_patched = [v('b', MINE), *self.later], SAID.replace('installed-guest', 'patched-guest')
-        self.assertEqual(wrong('series', *lines, said=by_patched), '')
-        self.assertIn('nobody carried', wrong('series', *lines, how='series, to patched'))
+    def test_asks(self) -> None:
+        """Who asks for L2's PAT carries it, to each kernel that has it"""
+        kernels = 'series', 'opt-in', 'mainline'
+        lines = [v('b', MINE), *self.later]
+        for by, to in ((by, to) for by in kernels for to in kernels):
+            self.assertEqual(wrong(to, *lines, by=by, vmm=ASKS), '')
+            self.assertIn('1 VMRUNs before L1 ran 0 had', wrong(to, self.first, *self.later, by=by, vmm=ASKS))
+        self.assertIn('1 VMRUNs before L1 ran 0 had', wrong('series', *lines))
 
-    def test_base(self) -> None:
-        self.assertEqual(wrong('base', self.first, v('a', LINUX), v('b', LINUX)), '')
-        self.assertIn('1 had', wrong('base', self.first, *self.later))
+    def test_shared(self) -> None:
+        """Where L2 has no PAT of its own, or the VMM does not ask"""
+        for kernel in 'stock', 'opt-in', 'mainline':
+            self.assertEqual(wrong(kernel, self.first, v('a', LINUX), v('b', LINUX)), '')
+            self.assertIn('after L1 ran 0 had', wrong(kernel, self.first, *self.later))
+
+    def test_from_shared(self) -> None:
+        """To a kernel that is asked for it: L2 goes on with L1's, never with UC"""
+        said = SAID.replace(f'0100 g_pat {MINE}', f'0100 g_pat {LINUX}')
+        for kernel in 'opt-in', 'mainline':
+            for l2, verdict in ((LINUX, ''), (MINE, '0 had'), ('0000000000000000', '0 had')):
+                lines = self.first, v('a', LINUX), v('b', l2)
+                self.assertIn(verdict, wrong(kernel, *lines, said=said, by='stock', vmm=ASKS))
+        self.assertEqual(wrong('series', self.first, *self.later, by='stock', vmm=ASKS), '')
+
+    def test_refused(self) -> None:
+        plain = stack.Vmm('off', Path('/q'), 'pc')
+        self.assertEqual([stack.Move(a, v, b, w).refused for a, v, b, w in (
+            ('series', ASKS, 'stock', ASKS), ('mainline', ASKS, 'mainline', plain), ('mainline', ASKS, 'series', plain),
+            ('mainline', plain, 'stock', ASKS), ('stock', ASKS, 'stock', ASKS), ('series', PLAIN, 'stock', PLAIN))],
+                         [True, True, False, False, False, False])
+
+    def test_older(self) -> None:
+        self.assertEqual([(v.name, v.machine, v.asks) for v in stack.with_older([PLAIN, ASKS])],
+                         [('installed', stack.OLD, False), ('older', stack.OLD, False), ('patched', 'pc', True)])
+        self.assertEqual(stack.with_older([PLAIN]), [PLAIN])
 
     def test_wrong(self) -> None:
         for says, lines, said in (
-                ('nobody carried', [v('b', MINE), *self.later], SAID),
+                ('before L1 ran 0 had', [v('b', MINE), *self.later], SAID),
                 ('of 2 VMRUNs', [self.first, *self.later, v('b', LINUX)], SAID),
                 ('did not run', [self.first], SAID),
                 ('has flags', [self.first, *self.later], SAID.replace('0101', '0100')),

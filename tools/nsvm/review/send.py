@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """send [VERSION=n] [SIGNOFF=1] [PREFIX=...] [REALLY=1] - mail the series, with git send-email
 
+Names the rules of the project that the mails are for, which only the one who sends can keep.
 A dry run unless REALLY=1: shows what would go to whom, and what is in the way.  The mails
 are those of mbox, in build/<base>/send.  Each goes to all that scripts/get_maintainer.pl
 of the tree names, with its own MAINTAINERS and with this repository's, as b4 does it: maintainers
@@ -24,6 +25,13 @@ from lib.say import Fatal, say, say_error
 from lib.settings import place, rel
 from review.mbox import LETTER, argument, mails, sender
 
+# Of each project, what the one who sends has to know: file, what it is about
+RULES = {
+    'Linux': [('Documentation/process/submitting-patches.rst', 'what a sign-off states'),
+              ('Documentation/process/generated-content.rst', 'say which parts a tool wrote, and which tool'),
+              ('Documentation/process/security-bugs.rst', 'what goes to security@kernel.org first')],
+    'QEMU': [('docs/devel/code-provenance.rst', 'what a sign-off states, and that content of AI generators is declined')],
+}
 ASK = ['scripts/get_maintainer.pl', '--nogit', '--nogit-fallback', '--norolestats']
 
 
@@ -64,6 +72,8 @@ def ask(base: Base, *options: str) -> list[str]:
 def main(args: list[str]) -> int:
     base = Base().lock()
     base.need_tree()
+    for file, about in RULES[base.project()]:
+        say('SEND', f'read {file}: {about}')
     really, who = argument('REALLY') == '1', sender()
     made = mails(base, str(time.time()) if really else '')
     refused = against(base, made, who)

@@ -100,6 +100,7 @@ r = nsvm(*go[:3])
 told = ' '.join(r.stdout.split()).partition(' To: ')[2].partition(' each')[0]
 is_((r.returncode, list(sent.iterdir()), told),
     (0, [], 'M <m@example.org> Own <own@example.org> Cc: list@example.org'), 'send: a dry run says to whom', r.stderr)
+is_('generated-content.rst' in r.stdout, True, 'send: names the rules of the project', r.stdout)
 
 
 def mails() -> list[Message]:

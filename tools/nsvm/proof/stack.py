@@ -9,8 +9,8 @@ pats     L2 writes the PATs of other systems.  With which of them does the CPU r
 file     L1 with a running L2 is saved to a file (libvirt's managed save) on each kernel, by
          each QEMU, while L2 is active and while it is not, and restored on each kernel
 socket   the same from one QEMU to another one of the same kernel, over a Unix socket
-each     as file, and the kernels are also the one on which a VMM must ask for L2's PAT (the
-         opt-in of this base) and mainline's
+each     as file, while L2 is active; the kernels are also the one on which a VMM must ask for
+         L2's PAT (the opt-in of this base) and mainline's
 soak     20 migrations in a row
 short    for make test: of these what one machine with the series can do: pats, and a migration while L2 is active
 
@@ -318,9 +318,8 @@ flags: of nested state, restored; bit 0: L2 is active.  VMRUNs of L2 until L1 ra
 {"vmcb12.g_pat":<16}  {"in the end":<16}  L2 counts'''
 
 
-def file(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
+def file(base: Base, of: dict[str, Kernel], report: ktap.Report, states: tuple[str, ...] = ('guest', 'host')) -> str:
     them = with_older(vmms('installed newest'))
-    states = ('guest', 'host')
     machine = Machine(base, of, them, f'{CARRIED}:on')
     every = [(a, b, state) for i, a in enumerate(them) for b in them[i:] if a.machine == b.machine		# none goes back
              for state in states]
@@ -329,7 +328,7 @@ def file(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
         machine.run(saver, f'stack-save-{saver}', f'save:{"/".join(states)}:{":".join(v.name for v in them)}', RESET, len(them))
         for restorer in of:
             watch, _, log = machine.run(restorer, f'stack-{saver}-{restorer}', 'restore:' + ':'.join(
-                f'{b.name}-{a.name}-{state}' for a, b, state in every), CARRIED, len(every) // 2)
+                f'{b.name}-{a.name}-{state}' for a, b, state in every), CARRIED, len(every))
             ends = re.findall(r'^# stack: (restored|refused) \S+?(?:: (.*)| flags .*)$', log, re.M)
             arrived = iter(moved(watch, log, ''))
             for (a, b, state), (end, reason) in zip_longest(every, ends, fillvalue=('', '')):
@@ -431,7 +430,7 @@ def main(args: list[str]) -> int:
     report = ktap.Report(base.results / 'stack.ktap')
     parts = {'pats': lambda: pats(base, of, report), 'file': lambda: file(base, of, report),
              'socket': lambda: socket(base, of, report, 10 if 'asked' in (KINDS[k] for k in of) else 2),
-             'each': lambda: file(base, every_kernel(base), report),
+             'each': lambda: file(base, every_kernel(base), report, ('guest',)),
              'soak': lambda: socket(base, dict([*of.items()][-1:]), report, 20), 'short': lambda: short(base, of, report)}
     texts = []
     for part in [what] if what else PARTS[:3]:

@@ -40,6 +40,7 @@ from kernel import kernels
 from kernel.kernels import Kernel
 from lib import jobs, ktap
 from lib.base import Base, mainline, names, put
+from lib.pat import LINUX, NAMES, RESET
 from lib.say import Fatal, Ticker, elapsed, say
 from lib.settings import place, settings
 from machine import boot, levels, qemu
@@ -49,17 +50,8 @@ from source import tree, vmm
 from source.debian import NOT_HERE
 
 MEMORY = 1536		# MiB that two L1, and L0, need
-RESET = '0007040600070406'		# APM volume 2, "PAT Register"
-# What L2 writes: who else does, and where that is to be seen
-PATS = {
-    '0001050600070406': 'FreeBSD',		# sys/amd64/amd64/pmap.c, pmap_init_pat()
-    '0007010600070106': 'Windows',		# Windows Research Kernel, base/ntos/ke/i386/pat.c
-    RESET: 'reset',
-    '0006060606060606': 'VirtualBox',		# for its guests: VMM/VMMR0/HWSVMR0.cpp
-}
-LINUX = '0407050600070106'		# arch/x86/mm/pat/memtype.c
-NAMES = PATS | {LINUX: 'Linux'}
-CARRIED = [*PATS][-1]		# of the L2 that is migrated
+PATS = [pat for pat in NAMES if pat != LINUX]		# what L2 writes
+CARRIED = PATS[-1]		# of the L2 that is migrated
 PARTS = ('pats', 'file', 'socket', 'each', 'soak', 'short')
 OLD = 'pc-i440fx-7.2'		# a machine type that each QEMU has
 PROPERTY = 'svm-nested-pat'

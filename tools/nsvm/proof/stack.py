@@ -12,8 +12,8 @@ socket   the same from one QEMU to another one of the same kernel, over a Unix s
 each     as file, and the kernels are also the one on which a VMM must ask for L2's PAT (the
          opt-in of this base) and mainline's
 soak     20 migrations in a row
-smp      L1 and L2 have two CPUs, L2's write different PATs, and are moved between L1's.  With which of
-         them does each run?
+smp      L1 and L2 have two CPUs (and L0, with SMP=2), L2's write different PATs, and are moved between
+         L1's.  With which of them does each run?
 short    for make test: of these what one machine with the series can do: pats, and a migration while L2 is active
 
 PART can also be tests of others, which must say the same of each kernel: a file *.flat of kvm-unit-tests, a
@@ -144,8 +144,8 @@ class Machine:
                                 files, self.dir / 'room')
 
     def run(self, k: str, label: str, what: str, believes: str, l1s: int = 1,
-            also: Callable[[str], object] = lambda line: None, cpus: int = 1) -> tuple[Watch, vmruns.Check, str]:
-        """What was seen at its VMRUNs, and what it said; also: who else gets each line; cpus: of L0, or SMP= if that is more"""
+            also: Callable[[str], object] = lambda line: None) -> tuple[Watch, vmruns.Check, str]:
+        """What was seen at its VMRUNs, and what it said; also: who else gets each line"""
         watch, check = Watch(believes), vmruns.Check(label)
         results, limit = self.base.results, settings.number('TIMEOUT') * l1s
 
@@ -155,7 +155,7 @@ class Machine:
             also(line)
         with Ticker('STACK', label) as ticker:
             b = boot.run(self.of[k], label, [f'stack:l0:{what}'], base=self.base, tests_dir=place.lab / 'machine',
-                         live=feed, room=self.room, smp=max(cpus, settings.number('SMP')), timeout=limit, test_timeout=limit,
+                         live=feed, room=self.room, timeout=limit, test_timeout=limit,
                          ports=tuple(results / f'{label}.{level}.console' for level in ('l1', 'l2')))
         say('STACK', f'{label}: {check.vmruns} VMRUNs ({elapsed(ticker.start)})')
         if check.emulator:
@@ -404,7 +404,7 @@ def smp(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
     out = [vcpus.HEAD]
     for k in of:
         watch, own = vcpus.Watch(), has_own(k, v)
-        _, check, log = machine.run(k, f'stack-smp-{k}', f'run:{v.name}:2', RESET, 4, watch.feed, 2)
+        _, check, log = machine.run(k, f'stack-smp-{k}', f'run:{v.name}:2', RESET, 4, watch.feed)
         vcpus.judge(report, k, own, watch, PATS)
         works = 'memory is wrong' not in log and 'L2 is done' in log
         report.item(works, f'{k}: L2 works', f'{log.count("memory is right")} checksums')

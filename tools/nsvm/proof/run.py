@@ -105,7 +105,7 @@ def join(to: Path, logs: list[Path]) -> None:
         for i, log in enumerate(logs):
             f.write('B\n' if i else '')
             for line in open(log):
-                if line[0] in 'VMAE' and line[1] == ' ':
+                if line[0] in 'VMAPCE' and line[1] == ' ':
                     kind, n, rest = line.split(' ', 2)
                     last = int(n) + past
                     line = f'{kind} {last} {rest}'

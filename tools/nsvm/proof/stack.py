@@ -3,7 +3,7 @@
 
 On the emulated machine, L0, the distribution's QEMU runs the distribution's kernel, L1, and
 that once more, L2: unmodified packages, but for L0's KVM modules of the series.  Each VMRUN
-is watched.  PART is one of these; by default all but the last two:
+is watched.  PART is one of these; by default the first three:
 
 pats     L2 writes the PATs of other systems.  With which of them does the CPU run it?
 file     L1 with a running L2 is saved to a file (libvirt's managed save) on each kernel, by
@@ -12,9 +12,12 @@ socket   the same from one QEMU to another one of the same kernel, over a Unix s
 each     as file, while L2 is active; the kernels are also the one on which a VMM must ask for
          L2's PAT (the opt-in of this base) and mainline's
 soak     20 migrations in a row
+smp      L1 and L2 have two CPUs (and L0, with SMP=2), L2's write different PATs, and are moved between
+         L1's.  With which of them does each run?
 short    for make test: of these what one machine with the series can do: pats, and a migration while L2 is active
 
-A file *.flat of kvm-unit-tests as PART is run on both kernels.
+PART can also be tests of others, which must say the same of each kernel: a file *.flat of kvm-unit-tests, a
+program kvm_svm* of LTP (static), or a directory of these, see proof/suites.py.
 
 VMM names the QEMUs in L0, older ones first, with blanks between: installed, newest (the lab's own, of
 build/qemu), patched (the newest with patches, built on demand), a directory of patches/ with another
@@ -30,37 +33,30 @@ level, .console.
 Exit status: 0 all as it must be, 1 not, 3 there is no such kernel or QEMU here.
 """
 import re
+import shlex
 import shutil
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 from kernel import kernels
 from kernel.kernels import Kernel
 from lib import jobs, ktap
 from lib.base import Base, mainline, names, put
+from lib.pat import LINUX, NAMES, RESET
 from lib.say import Fatal, Ticker, elapsed, say
 from lib.settings import place, settings
 from machine import boot, levels, qemu
-from proof import vmruns
+from proof import suites, vcpus, vmruns
 from proof.watch import Phase, Watch, page, svg
 from source import tree, vmm
 from source.debian import NOT_HERE
 
 MEMORY = 1536		# MiB that two L1, and L0, need
-RESET = '0007040600070406'		# APM volume 2, "PAT Register"
-# What L2 writes: who else does, and where that is to be seen
-PATS = {
-    '0001050600070406': 'FreeBSD',		# sys/amd64/amd64/pmap.c, pmap_init_pat()
-    '0007010600070106': 'Windows',		# Windows Research Kernel, base/ntos/ke/i386/pat.c
-    RESET: 'reset',
-    '0006060606060606': 'VirtualBox',		# for its guests: VMM/VMMR0/HWSVMR0.cpp
-}
-LINUX = '0407050600070106'		# arch/x86/mm/pat/memtype.c
-NAMES = PATS | {LINUX: 'Linux'}
-CARRIED = [*PATS][-1]		# of the L2 that is migrated
-PARTS = ('pats', 'file', 'socket', 'each', 'soak', 'short')
+PATS = [pat for pat in NAMES if pat != LINUX]		# what L2 writes
+CARRIED = PATS[-1]		# of the L2 that is migrated
+PARTS = ('pats', 'file', 'socket', 'each', 'soak', 'smp', 'short')
 OLD = 'pc-i440fx-7.2'		# a machine type that each QEMU has
 PROPERTY = 'svm-nested-pat'
 # Kernel -> the PATs of its guests: L1 and L2 share one, each has one, or each has one if the VMM asks
@@ -147,19 +143,23 @@ class Machine:
         self.room = levels.room(first, kernels.base_kernel(tree.make(first)), {roots[v.root]: v.root for v in them}, l2,
                                 files, self.dir / 'room')
 
-    def run(self, k: str, label: str, what: str, believes: str, l1s: int = 1) -> tuple[Watch, vmruns.Check, str]:
-        """What was seen at its VMRUNs, and what it said"""
+    def run(self, k: str, label: str, what: str, believes: str, l1s: int = 1,
+            also: Callable[[str], object] = lambda line: None) -> tuple[Watch, vmruns.Check, str]:
+        """What was seen at its VMRUNs, and what it said; also: who else gets each line"""
         watch, check = Watch(believes), vmruns.Check(label)
         results, limit = self.base.results, settings.number('TIMEOUT') * l1s
 
         def feed(line: str) -> None:
             check.feed(line)
             watch.feed(line)
+            also(line)
         with Ticker('STACK', label) as ticker:
             b = boot.run(self.of[k], label, [f'stack:l0:{what}'], base=self.base, tests_dir=place.lab / 'machine',
                          live=feed, room=self.room, timeout=limit, test_timeout=limit,
                          ports=tuple(results / f'{label}.{level}.console' for level in ('l1', 'l2')))
         say('STACK', f'{label}: {check.vmruns} VMRUNs ({elapsed(ticker.start)})')
+        if check.emulator:
+            say('STACK', check.emulator)
         return watch, check, b.text()
 
 
@@ -395,26 +395,51 @@ def short(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
     return '\n'.join([table({k: seen[0]}), HEAD, *over_socket(report, Move(k, v, k, v), seen, 1)]) + '\n'
 
 
-# ---- kvm-unit-tests ----
+# ---- two CPUs ----
 
-def unit(base: Base, of: dict[str, Kernel], report: ktap.Report, flat: Path) -> str:
-    """Says the same on both kernels"""
+def smp(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
     v = vmms()[0]
-    machine = Machine(base, of, [v], 'on', {'unit': flat})
-    said = {}
+    machine = Machine(base, of, [v], ':'.join(PATS))
+    out = [vcpus.HEAD]
     for k in of:
-        log = machine.run(k, f'stack-unit-{k}', f'unit:{v.name}', RESET)[2]
-        verdicts = re.sub('0x[0-9a-f]+', '0x...', log)		# some tests choose bits at random
-        said[k] = re.findall(r'^(?:PASS|FAIL|SKIP): .*|^SUMMARY: .*', verdicts, re.M) or ['no result']
-        report.item('SUMMARY' in said[k][-1], f'{flat.stem} on the {k}', said[k][-1])
-    report.item(len({*map(tuple, said.values())}) == 1, f'{flat.stem} says the same on each')
-    return '\n'.join(f'{k}: {s[-1]}' for k, s in said.items()) + '\n'
+        watch, own = vcpus.Watch(), has_own(k, v)
+        _, check, log = machine.run(k, f'stack-smp-{k}', f'run:{v.name}:2', RESET, 4, watch.feed)
+        vcpus.judge(report, k, own, watch, PATS)
+        works = 'memory is wrong' not in log and 'L2 is done' in log
+        report.item(works, f'{k}: L2 works', f'{log.count("memory is right")} checksums')
+        if own:
+            report.item(check.ok, f'{k}: VMRUNs', check.figures if check.ok else check.text().split('\n')[0])
+        out += vcpus.rows(k, watch)
+    return '\n'.join(out) + '\n'
+
+
+# ---- tests of others ----
+
+def suite(base: Base, of: dict[str, Kernel], report: ktap.Report, path: Path) -> str:
+    """They say the same on each kernel"""
+    v, runs, files = vmms()[0], suites.runs_of(path), {}
+    for r in runs:
+        files[r.program.name] = r.program
+        if r.program.suffix == '.flat':
+            files[f'{r.name}.options'] = base.b / f'stack/{r.name}.options'
+            put(files[f'{r.name}.options'], shlex.join(['-kernel', f'/room/{r.program.name}', *r.options]))
+    machine = Machine(base, of, [v], 'on', files)
+    what = ':'.join(['suite', v.name, *(r.name for r in runs)])
+    said = {k: suites.sections(machine.run(k, f'stack-suite-{k}', what, RESET, 2 * len(runs))[2]) for k in of}
+    out = []
+    for r in runs:
+        logs = {k: said[k].get(r.name, '') for k in of}
+        sums = {k: suites.summary(log) for k, log in logs.items()}
+        differ = suites.difference(*logs.values())
+        report.item(not differ, f'{r.name} says the same on each', differ or ' and '.join(dict.fromkeys(sums.values())))
+        out += [f'{r.name:<45}  {k:<10}  {text}' for k, text in sums.items()]
+    return '\n'.join(out) + '\n'
 
 
 def main(args: list[str]) -> int:
     what = args[0] if args else ''
-    flat = Path(what).expanduser()
-    if len(args) > 1 or what not in ('', *PARTS) and not (flat.suffix == '.flat' and flat.exists()):
+    path = Path(what).expanduser()
+    if len(args) > 1 or what not in ('', *PARTS) and not path.exists():
         raise Fatal(f'usage: stack [{"|".join(PARTS)}] [VMM=...]')
     if 'MEMORY' in settings.given and settings.number('MEMORY') < MEMORY:
         raise Fatal(f'MEMORY={settings.MEMORY} is too little for three levels: {MEMORY} or more')
@@ -431,11 +456,12 @@ def main(args: list[str]) -> int:
     parts = {'pats': lambda: pats(base, of, report), 'file': lambda: file(base, of, report),
              'socket': lambda: socket(base, of, report, 10 if 'asked' in (KINDS[k] for k in of) else 2),
              'each': lambda: file(base, every_kernel(base), report, ('guest',)),
-             'soak': lambda: socket(base, dict([*of.items()][-1:]), report, 20), 'short': lambda: short(base, of, report)}
+             'soak': lambda: socket(base, dict([*of.items()][-1:]), report, 20), 'short': lambda: short(base, of, report),
+             'smp': lambda: smp(base, of, report)}
     texts = []
     for part in [what] if what else PARTS[:3]:
         report.group(part)
-        texts.append(parts[part]() if part in parts else unit(base, of, report, flat))
+        texts.append(parts[part]() if part in parts else suite(base, of, report, path))
     shutil.rmtree(base.b / 'stack')
     text = '\n'.join(texts)
     put(base.results / 'stack.txt', text)

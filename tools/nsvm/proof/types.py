@@ -25,6 +25,7 @@ from kernel import kernels, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap
 from lib.base import Base, put, read
+from lib.pat import combined, fields
 from lib.say import Fatal, say
 from lib.settings import place, rel
 from machine import bochs, boot, qemu
@@ -33,7 +34,6 @@ from proof import mutate
 from source import tree
 
 PROGRAM = 'svm_nested_pat_types'
-NAMES = {0: 'UC', 1: 'WC', 4: 'WT', 5: 'WP', 6: 'WB', 7: 'UC-'}		# encodings of a PAT
 PAGES = {0x10: 'WB', 0x11: 'UC'}		# bits 47:40 of an address -> MTRR type, see the program
 COLOURS = {'WB': '#2f8f9d', 'WT': '#4a8f6f', 'WP': '#a8801a', 'WC': '#c8602a', 'UC': '#b3362b', 'UC-': '#b3362b'}
 ACCESS = re.compile(r'\[CPU0 (WR|RD)\]: LIN 0x([0-9a-f]+) PHY \S+ \(len=8, (\S+)\)')
@@ -64,18 +64,6 @@ class Part:
     types: dict[str, list[str]] = field(default_factory=dict)		# MTRR type -> of each field of the PAT
     g_pat: str = ''		# of the last VMRUN
     lines: list[str] = field(default_factory=list)
-
-
-def combined(pat: str, mtrr: str) -> str:
-    """Memory type of an access (APM volume 2, "Combining Memory Types"), for MTRR types WB and UC"""
-    if pat in ('UC', 'UC-'):
-        return 'UC'
-    return pat if pat == 'WC' or mtrr == 'WB' else mtrr
-
-
-def fields(pat: str) -> list[str]:
-    """Of a PAT, from 0 on"""
-    return [NAMES[b] for b in reversed(bytes.fromhex(pat))]
 
 
 def used(lines: list[str]) -> dict[str, list[str]]:

@@ -10,8 +10,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
+from lib.pat import TYPES, combined
 from proof.story import COLOURS, Names
-from proof.types import NAMES, combined
 
 RESTORED = re.compile(r'T # stack: restored (\S+) flags (\S+) g_pat (\S+)')
 
@@ -19,7 +19,7 @@ RESTORED = re.compile(r'T # stack: restored (\S+) flags (\S+) g_pat (\S+)')
 def page(pat: str) -> str:
     """The type of a page with PAT index 1: APM volume 2, "Combining Memory Types, MTRRs", with WB there and in
     the nested page table"""
-    return combined(NAMES.get(int(pat[-4:-2], 16), '?'), 'WB') if pat else '?'
+    return combined(TYPES.get(int(pat[-4:-2], 16), '?'), 'WB') if pat else '?'
 
 
 @dataclass

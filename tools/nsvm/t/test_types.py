@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
 """Memory types: what a trace says, and what it must say"""
+import re
 import sys
 import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from lib import pat
 from lib.say import Fatal
+from lib.settings import place
 from machine import bochs
 from proof import types
 
@@ -70,6 +73,15 @@ class Types(unittest.TestCase):
         self.assertIn('WB WT! UC UC WB WT! UC UC ', types.table(base, series))
         self.assertIn(' WB WC UC UC WB WC UC UC\n', types.table(base, series))
         self.assertEqual(types.svg(base, series).count('stroke='), 2)
+
+
+class Names(unittest.TestCase):
+    def test_the_program_has_the_same(self) -> None:
+        c = (place.overlay / 'svm_nested_pat_types.c').read_text()
+        table = dict(re.findall(r'^\t\{ "(\w+)", (\w+) \},$', c, re.M))
+        defined = dict(re.findall(r'^#define (\w+_PAT)\s+0x(\w{16})ull', c, re.M))
+        named = {name: defined.get(value, value[2:18]) for name, value in table.items() if name != 'all_types'}
+        self.assertEqual({**named, 'linux': defined['L1_PAT']}, {name.lower(): p for p, name in pat.NAMES.items()})
 
 
 class Sections(unittest.TestCase):

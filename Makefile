@@ -45,7 +45,7 @@ migrate: setup ## checkpoints from and to kernels without and with the series, a
 
 ##@ Real hypervisors
 .PHONY: stack
-stack: ## KVM on KVM on KVM: whose PAT L2 has, and after a real migration (PART=pats, soak; VMM=)
+stack: ## KVM on KVM on KVM: whose PAT L2 has, and after a real migration (PART=pats, soak, xen; VMM=)
 	@$(call NSVM,setup run stack)
 	@$(call NSVM,stack $(PART) $(call given,VMM))
 

@@ -46,9 +46,8 @@ def initrd(kernel: Kernel, to: Path, what: str, files: list[Path]) -> None:
     boot.make_initrd(kernel, to, boot.make_job(kernel, place.lab / 'machine', [f'stack:{what}'], files, limit=9999))
 
 
-def room(base: Base, kernel: Kernel, vmms: dict[str, Path], l2: str, more: dict[str, Path], to: Path) -> Path:
-    """The file system: a directory for each QEMU, of which the first one is L1's as well, and more files;
-    kernel: of L1 and L2; l2: what that does"""
+def make(vmms: dict[str, Path], files: dict[str, Path], to: Path) -> Path:
+    """A file system with a directory for each QEMU, and files"""
     mke2fs = shutil.which('mke2fs', path=f'{os.environ.get("PATH", "")}:/usr/sbin:/sbin')
     if not mke2fs:
         raise Fatal('no mke2fs (make setup)', NOT_HERE)
@@ -58,12 +57,18 @@ def room(base: Base, kernel: Kernel, vmms: dict[str, Path], l2: str, more: dict[
         (d / name).mkdir(parents=True)
         for f in vmm(root):
             shutil.copy(f, d / name)
-    for name, f in {'vmlinux': kernel.image, **more}.items():
+    for name, f in files.items():
         shutil.copy(f, d / name)
-    initrd(kernel, d / 'l1', f'l1:{next(iter(vmms))}', [])
-    modules = [f for m in distro.MORE if (f := distro.get(base) / f'modules/{m}.ko').exists()]		# else it is in the kernel
-    initrd(Bare(kernel.dir, kernel.label), d / 'l2', f'l2:{l2}', modules)
     to.unlink(missing_ok=True)
     jobs.output([mke2fs, '-q', '-t', 'ext4', '-O', '^has_journal', '-d', d, to, SIZE])
     shutil.rmtree(d)
     return to
+
+
+def room(base: Base, kernel: Kernel, vmms: dict[str, Path], l2: str, more: dict[str, Path], to: Path) -> Path:
+    """The room, in which the first QEMU is L1's as well; kernel: of L1 and L2; l2: what that does; more: files"""
+    l1_initrd, l2_initrd = to.with_suffix('.l1'), to.with_suffix('.l2')
+    initrd(kernel, l1_initrd, f'l1:{next(iter(vmms))}', [])
+    modules = [f for m in distro.MORE if (f := distro.get(base) / f'modules/{m}.ko').exists()]		# else it is in the kernel
+    initrd(Bare(kernel.dir, kernel.label), l2_initrd, f'l2:{l2}', modules)
+    return make(vmms, {'vmlinux': kernel.image, 'l1': l1_initrd, 'l2': l2_initrd, **more}, to)

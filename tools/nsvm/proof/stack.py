@@ -16,7 +16,7 @@ smp      L1 and L2 have two CPUs (and L0, with SMP=2), L2's write different PATs
          L1's.  With which of them does each run?
 short    for make test: of these what one machine with the series can do: pats, and a migration while L2 is active
 
-PART can also be tests of others, which must say the same of each kernel: a file *.flat of kvm-unit-tests, a
+PART=xen has Xen as L1, see xen.py.  PART can also be tests of others, which must say the same of each kernel: a file *.flat of kvm-unit-tests, a
 program kvm_svm* of LTP (static), or a directory of these, see proof/suites.py.
 
 VMM names the QEMUs in L0, older ones first, with blanks between: installed, newest (the lab's own, of
@@ -72,6 +72,10 @@ class Vmm:
     cpu: str = 'host'
     asks: bool = False
 
+    def settings(self, directory: str) -> str:
+        """For machine/stack; directory: the one of the room where it is"""
+        return f'dir=/room/{directory} machine={self.machine} cpu={self.cpu}\n'
+
 
 def has_property(root: Path) -> bool:
     """Is L2's PAT something that this QEMU knows of?"""
@@ -117,11 +121,15 @@ def kernels_of(base: Base) -> dict[str, Kernel]:
     return {'stock': kernels.base_kernel(base), 'series': kernels.series_kernel(base)}
 
 
-def every_kernel(base: Base) -> dict[str, Kernel]:
-    """And those of other bases on which a VMM has to ask"""
+def opt_ins(base: Base) -> list[Base]:
+    """Those on top of it"""
+    return [other for name in names() if (other := Base(name)).is_opt_in() and other.before[-1].name == base.name]
+
+
+def with_kernels_of(others: list[Base], base: Base) -> dict[str, Kernel]:
+    """And those of other bases, on which a VMM has to ask"""
     of = kernels_of(base)
-    others = [other for name in names() if (other := Base(name)).is_opt_in() and other.before[-1].name == base.name]
-    for other in [*others, mainline()]:
+    for other in others:
         of |= kernels_of(tree.make(other))
     return of
 
@@ -138,7 +146,7 @@ class Machine:
         first = base.before[0] if base.before else base		# L1 and L2 are the distribution's
         roots = {v.root: v.name for v in reversed(them)}
         for v in them:
-            put(self.dir / f'{v.name}.vmm', f'dir=/room/{roots[v.root]} machine={v.machine} cpu={v.cpu}\n')
+            put(self.dir / f'{v.name}.vmm', v.settings(roots[v.root]))
         files = {f'{v.name}.vmm': self.dir / f'{v.name}.vmm' for v in them} | (more or {})
         self.room = levels.room(first, kernels.base_kernel(tree.make(first)), {roots[v.root]: v.root for v in them}, l2,
                                 files, self.dir / 'room')
@@ -436,11 +444,8 @@ def suite(base: Base, of: dict[str, Kernel], report: ktap.Report, path: Path) ->
     return '\n'.join(out) + '\n'
 
 
-def main(args: list[str]) -> int:
-    what = args[0] if args else ''
-    path = Path(what).expanduser()
-    if len(args) > 1 or what not in ('', *PARTS) and not path.exists():
-        raise Fatal(f'usage: stack [{"|".join(PARTS)}] [VMM=...]')
+def prepare() -> Base:
+    """The base, if this machine can run three levels and watch them; Fatal 3 if not"""
     if 'MEMORY' in settings.given and settings.number('MEMORY') < MEMORY:
         raise Fatal(f'MEMORY={settings.MEMORY} is too little for three levels: {MEMORY} or more')
     settings.given.setdefault('MEMORY', str(MEMORY))
@@ -451,11 +456,23 @@ def main(args: list[str]) -> int:
         raise Fatal('nobody would see the VMRUNs: no QEMU that can load the plugin, or no emulation', NOT_HERE)
     if not kernels.is_packaged(base):
         raise Fatal(f'{base.name} has no packaged kernel here, which L1 and L2 need', NOT_HERE)
+    return base
+
+
+def main(args: list[str]) -> int:
+    what = args[0] if args else ''
+    if what == 'xen':
+        from proof import xen
+        return xen.main(args[1:])
+    path = Path(what).expanduser()
+    if len(args) > 1 or what not in ('', *PARTS) and not path.exists():
+        raise Fatal(f'usage: stack [{"|".join(PARTS)}] [VMM=...]')
+    base = prepare()
     of = kernels_of(base)
     report = ktap.Report(base.results / 'stack.ktap')
     parts = {'pats': lambda: pats(base, of, report), 'file': lambda: file(base, of, report),
              'socket': lambda: socket(base, of, report, 10 if 'asked' in (KINDS[k] for k in of) else 2),
-             'each': lambda: file(base, every_kernel(base), report, ('guest',)),
+             'each': lambda: file(base, with_kernels_of([*opt_ins(base), mainline()], base), report, ('guest',)),
              'soak': lambda: socket(base, dict([*of.items()][-1:]), report, 20), 'short': lambda: short(base, of, report),
              'smp': lambda: smp(base, of, report)}
     texts = []

@@ -363,6 +363,7 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
                  lambda: program(base, 'fuzz', 'run', FUZZ, '1', 'plain')),
                 ('QEMU: the patches, if its source is here', lambda: program(base, 'vmms', 'patches')),
                 ('Real hypervisors', lambda: program(base, 'stack', 'short', skip='real hypervisors')),
+                ('Xen', lambda: program(base, 'xen', 'short', skip='Xen')),
                 ('Jobs for LAVA', lambda: program(base, 'lava', skip='jobs for LAVA')),
                 ('A fresh Debian 13', lambda: program(base, 'fresh', skip='make run in a fresh Debian 13')),
                 ('Which release takes which series', lambda: program(

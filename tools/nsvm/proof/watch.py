@@ -2,7 +2,8 @@
 """What a log of VMRUNs says of a guest of a guest: with which PAT the CPU ran it, in phases
 
 A phase begins when L2 writes IA32_PAT, or with a line of machine/stack that says that a saved
-L1 was restored.  What L2 believes to have is what it wrote last.
+L1 was restored.  What L2 believes to have is what it wrote last.  If L1 has more guests than one,
+the vmcb12 with which L1 ran one tells which it is; L0 has a single VMCB for all of them.
 """
 import re
 import time
@@ -26,6 +27,7 @@ def page(pat: str) -> str:
 class Phase:
     name: str
     believes: str
+    guest: str = ''		# vmcb12 of who wrote it
     l2: Counter[str] = field(default_factory=Counter)	# g_pat of L2's VMRUNs
     first: Counter[str] = field(default_factory=Counter)	# of those before L1 ran, after a restore
     l1: Counter[str] = field(default_factory=Counter)	# and of L1's
@@ -41,19 +43,21 @@ class Watch:
 
     def __init__(self, believes: str) -> None:
         self.phases = [Phase('start', believes)]
-        self.access: tuple[str, int, str] | None = None		# r or w, RIP, value
-        self.vmcb = self.mine = ''
+        self.access: dict[str, tuple[str, int, str]] = {}		# of a guest: r or w, RIP, value
+        self.mine = self.guest = self.era = ''
         self.restored = False		# and L1 has not run yet
         self.begun = time.monotonic()
         self.bands: dict[str, list[tuple[float, str]]] = {'L1': [], 'L2': [], 'L2 reads': []}		# what, from when on
+        self.guests: dict[str, list[str]] = {}		# of each: the PATs that it was run with, one after the other
         self.marks: list[tuple[float, str]] = []
 
     def band(self, name: str, value: str) -> None:
-        if not self.bands[name] or self.bands[name][-1][1] != value:
-            self.bands[name].append((time.monotonic() - self.begun, value))
+        band = self.bands.setdefault(name, [])
+        if not band or band[-1][1] != value:
+            band.append((time.monotonic() - self.begun, value))
 
     def begin(self, name: str, believes: str) -> None:
-        self.phases.append(Phase(name, believes))
+        self.phases.append(Phase(name, believes, self.guest))
 
     def feed(self, line: str) -> None:
         if line[0] == 'V':
@@ -61,13 +65,18 @@ class Watch:
         elif line[0] == 'M':
             _, _, _, vmcb, what, rip, value = line.split()
             if vmcb != self.mine:
-                self.access = what, int(rip, 16), value
+                self.access[self.guest] = what, int(rip, 16), value
+        elif line[0] == 'A':
+            self.guest = self.era + line.split()[5]
         elif line.startswith('T # stack: '):
             text = line[11:].strip()
             self.marks.append((time.monotonic() - self.begun, text))
             if m := RESTORED.match(line):
                 self.begin(m[1], self.phases[-1].believes)
-                self.restored, self.access = True, None
+                self.restored = True
+                self.access.clear()
+            elif text.startswith('L1 restores'):
+                self.era += 'restored '		# a guest, which may get the vmcb12 of one that has gone
 
     def vmrun(self, f: list[str]) -> None:
         if len(f) != 14:
@@ -78,9 +87,8 @@ class Watch:
             self.phases[-1].l1[g_pat] += 1
             self.band('L1', g_pat)
             return
-        if self.access:
-            what, at, wrote = self.access
-            self.access = None
+        if self.guest in self.access:
+            what, at, wrote = self.access.pop(self.guest)
             if int(rip, 16) == at + 2 and what == 'w':
                 self.begin(wrote, wrote)
                 self.band('L2 reads', wrote)
@@ -90,15 +98,20 @@ class Watch:
         phase = self.phases[-1]
         (phase.first if self.restored else phase.l2)[g_pat] += 1
         self.band('L2', g_pat)
+        ran_with = self.guests.setdefault(self.guest, [])
+        if ran_with[-1:] != [g_pat]:
+            ran_with.append(g_pat)
+        self.band(f'guest {[*self.guests].index(self.guest) + 1}', g_pat)
 
 
 # ---- A picture ----
 
 WIDTH, LEFT, TOP, TALL = 1200, 190, 92, 190
+ROWS = {'L1': 'L1 runs with', 'L2': 'L2 runs with', 'L2 reads': 'L2 wrote and reads'}
 
 
-def svg(panels: dict[str, Watch], names: Names) -> str:
-    """title -> what was seen, one above the other; from left to right is time"""
+def svg(panels: dict[str, Watch], names: Names, rows: dict[str, str] = ROWS) -> str:
+    """title -> what was seen, one above the other; from left to right is time.  rows: three bands and what they are"""
     out: list[str] = []
 
     def put(x: float, y: float, s: str, style: str) -> None:
@@ -127,10 +140,9 @@ def svg(panels: dict[str, Watch], names: Names) -> str:
     scale = (WIDTH - LEFT - 24) / longest
     for y, (title, w) in zip(range(TOP, height, TALL), panels.items()):
         put(16, y + 24, title, 'font-size="15" font-weight="bold" fill="#222"')
-        for down, name, said in ((40, 'L1', 'L1 runs with'), (76, 'L2', 'L2 runs with'),
-                                 (112, 'L2 reads', 'L2 wrote and reads')):
+        for down, (name, said) in zip((40, 76, 112), rows.items()):
             put(16, y + down + 18, said, 'fill="#222"')
-            band = w.bands[name]
+            band = w.bands.get(name, [])
             for (at, value), (end, _) in zip(band, [*band[1:], (w.marks[-1][0], '')]):
                 box(LEFT + at * scale, y + down, max((end - at) * scale, 0.5), 26, colour[value])
         for at, text in w.marks:

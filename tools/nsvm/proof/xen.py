@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: GPL-2.0
+"""xen [short] - Xen as L1, which leaves IA32_PAT to its guests: whose PAT has whom?
+
+Debian's own Xen is started by the installed QEMU in L0, on the kernels of stack.py.  Each VMRUN
+is watched, and which PATs each guest was run with decides, not what a console says:
+
+one      its dom0, a program of ours (machine/xen-guest.c), writes the PATs of other systems
+two      Debian's kernel as dom0 has xl start two guests, each of which writes its own PAT, and
+         then save and restore the first one (machine/xen-dom0)
+moved    QEMU saves Xen with a running guest on the stock kernel, and restores it on the series, and
+         on the opt-in of it, whose quirk this QEMU leaves enabled
+short, for make test: "one", with the Xen of the machine's own release.
+
+What Xen or dom0 does not bring to its end is tried TRIES times; "two" is a SKIP if none is.
+
+Results: xen.ktap; xen.txt, the table; xen.svg, the picture; xen-*.log, .console (L0) and
+.l1.console (Xen, its guests).
+Exit status: 0 all as it must be, 1 not, 3 it cannot be had here.
+"""
+import gzip
+import re
+import shutil
+from pathlib import Path
+from typing import Callable
+
+from kernel import distro
+from kernel.kernels import Kernel
+from lib import jobs, ktap
+from lib.base import Base, put
+from lib.say import Fatal, say
+from lib.settings import place
+from machine import boot, levels
+from proof import stack
+from proof.stack import CARRIED, NAMES, PATS, RESET
+from proof.vmruns import Check
+from proof.watch import Watch, svg
+from source import debian
+
+VERSIONS = {'bookworm': '4.17', 'trixie': '4.20'}
+XEN = '0000050100070406'		# its own: xen/arch/x86/include/asm/processor.h, XEN_MSR_PAT
+FIRST, SECOND = [*PATS][:2]		# what two guests write
+NAMED = NAMES | {XEN: 'Xen'}
+INSTALLED = stack.Vmm('installed', Path('/'))
+TRIES = 4
+CC = ['gcc', '-m32', '-march=i686', '-Os', '-Wall', '-Wextra', '-Werror', '-ffreestanding', '-fno-pie', '-no-pie',
+      '-fno-stack-protector', '-fno-asynchronous-unwind-tables', '-nostdlib', '-static',
+      '-Wl,-Ttext-segment=0x100000,--build-id=none']
+CONSOLE = 'console=com1 com1=115200,8n1'
+# QEMU's XSAVE and XRSTOR ignore CR0.TS (10.0; FXSAVE does not), by which Xen finds out whose registers a CPU
+# has: by default, a program of dom0 ends up with those of a guest.  Then Xen has to switch them at once.
+FOR_DOM0 = 'guest_loglvl=all conring_size=1m spec-ctrl=eager-fpu dom0_mem=448M,max:448M'
+PROGRAMS = ('xl', 'xenstored', 'xen-init-dom0', 'xen-hvmctx', 'libxl-save-helper')
+MODULES = ('xen-privcmd', 'xen-evtchn', 'xen-gntdev', 'xen-gntalloc', 'xenfs')		# in this order
+Seen = tuple[Watch, Check, str]
+
+
+# ---- what runs ----
+
+def unpacked(suite: str) -> Path:
+    version = VERSIONS[suite]
+    return debian.root(suite, f'xen-{version}', [f'xen-hypervisor-{version}-amd64'])
+
+
+class L1(stack.Machine):
+    """Boots of L0 with a Xen in the room"""
+
+    def __init__(self, base: Base, of: dict[str, Kernel], suite: str, settings: tuple[str, str, str],
+                 more: dict[str, Path]) -> None:
+        """settings: megabytes, modules with their command lines, command line; more: files beside it"""
+        self.base, self.of, self.dir = base, of, base.b / 'xen'
+        self.dir.mkdir(exist_ok=True)
+        packed = unpacked(suite) / f'boot/xen-{VERSIONS[suite]}-amd64.gz'
+        (self.dir / 'xen').write_bytes(gzip.decompress(packed.read_bytes()))
+        put(self.dir / 'xen.settings', ''.join(f'{line}\n' for line in settings))
+        put(self.dir / 'installed.vmm', INSTALLED.settings('installed'))
+        files = {name: self.dir / name for name in ('xen', 'xen.settings', 'installed.vmm')}
+        self.room = levels.make({'installed': INSTALLED.root}, {**files, **more}, self.dir / 'room')
+
+
+def guest(base: Base) -> Path:
+    to = base.b / 'xen/xen-guest'
+    to.parent.mkdir(exist_ok=True)
+    jobs.step('XEN', base.logs / 'xen-guest.log', 'the guest', [*CC, '-o', to, place.lab / 'machine/xen-guest.c'],
+              'xen-guest.c does not build', quiet=True)
+    return to
+
+
+def with_guest(base: Base, of: dict[str, Kernel], suite: str, does: str) -> L1:
+    """Our guest is dom0"""
+    return L1(base, of, suite, ('384', f'xen-guest {does}', f'{CONSOLE} dom0=pvh dom0-iommu=none dom0_mem=64M'),
+              {'xen-guest': guest(base)})
+
+
+class Dom0(Kernel):
+    """Its modules are in dir itself"""
+    modules = property(lambda self: [self.dir / f'{name}.ko' for name in MODULES])
+
+
+def linux(base: Base, to: Path) -> Path:
+    """The kernel of the base's version that can be dom0, which the cloud flavour cannot: its vmlinuz"""
+    name = f'linux-image-{distro.info(base, "release").replace("-cloud", "")}-unsigned'
+    version = distro.info(base, 'version')
+    deb = debian.at_hand(name, version, '')
+    if not deb:
+        with debian.Archive('') as apt:
+            deb = apt.fetch(name, version)
+    debian.unpack(deb, to, '*/vmlinuz*', *(f'*/{m}.ko*' for m in MODULES))
+    for ko in [*to.rglob('*.ko*')]:
+        (to / f'{ko.name.partition(".")[0]}.ko').write_bytes(distro.decompress(ko))
+    return next(to.rglob('vmlinuz*'))
+
+
+def utilities(suite: str) -> list[Path]:
+    """xl and what it starts, with libraries; libgcc_s is for pthread_cancel(), which looks for it then"""
+    version = VERSIONS[suite]
+    root = debian.root(suite, f'xen-utils-{version}', [f'xen-utils-{version}'])
+    loader = next(root.glob('lib64/ld-linux-x86-64.so.2')).resolve()
+    libraries = [*root.glob('usr/lib/x86_64-linux-gnu'), *root.glob('lib/x86_64-linux-gnu')]
+    programs = [root / f'usr/lib/xen-{version}/bin' / p for p in PROGRAMS]
+    words = ' '.join(jobs.output([loader, '--library-path', ':'.join(map(str, libraries)), '--list', p]) for p in programs)
+    found = {Path(w) for w in words.split() if w.startswith(str(root))}
+    return [*programs, *sorted(found), *(next(f for d in libraries for f in [d / n] if f.exists())
+                                         for n in ('libgcc_s.so.1',)), root / 'lib64/ld-linux-x86-64.so.2']
+
+
+def with_linux(base: Base, of: dict[str, Kernel], suite: str) -> L1:
+    """Linux is dom0, our guest that of xl"""
+    d = base.b / 'xen/dom0'
+    shutil.rmtree(d, ignore_errors=True)
+    d.mkdir(parents=True)
+    vmlinuz = linux(base, d)
+    words = ':'.join([VERSIONS[suite], FIRST, SECOND])
+    dom0 = Dom0(d, 'dom0')
+    files = [guest(base), *utilities(suite)]
+    job = boot.make_job(dom0, place.lab / 'machine', [f'xen-dom0:{words}'], files, limit=9999)
+    boot.make_initrd(dom0, d / 'initrd', job)
+    return L1(base, of, suite, ('704', 'vmlinuz console=hvc0 panic=-1 mitigations=off loglevel=4 print-fatal-signals=1,'
+                                '/room/dom0', f'{CONSOLE} {FOR_DOM0}'), {'vmlinuz': vmlinuz, 'dom0': d / 'initrd'})
+
+
+def run(machine: L1, k: str, label: str, ended: Callable[[Seen], bool], l1s: int) -> Seen | None:
+    """Boot until Xen and dom0 did all, at most TRIES times: on a busy machine Xen finds that its timer does not work.
+    What the last one showed, or None if there is nothing"""
+    seen = None
+    for n in range(1, TRIES + 1):
+        try:
+            seen = machine.run(k, label, 'run:installed', RESET, l1s)
+            if ended(seen):
+                return seen
+            why = f'Xen or dom0 did not come to its end (console: {label}.l1.console)'
+        except boot.Misbehaved as e:
+            why = str(e)
+        say('XEN', f'{label}, try {n} of {TRIES}: {why}')
+    return seen
+
+
+# ---- verdicts: with which PATs each VMCB was run, one after the other ----
+
+def named(pats: list[str]) -> str:
+    return ' > '.join(NAMED.get(p, p) for p in pats) or 'nothing'
+
+
+def of_xen(w: Watch) -> list[str]:
+    return [pat for _, pat in w.bands['L1']]
+
+
+def has_own(k: str) -> bool:
+    return stack.has_own(k, INSTALLED)
+
+
+def expected(own: bool, wrote: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """The PATs of Xen and of each guest, if one after the other writes these; own: has each its own?"""
+    if own:
+        return [RESET, XEN], [[RESET, *mine] for mine in wrote]
+    shared = [XEN, *(pat for mine in wrote for pat in mine)]
+    begins = [sum(map(len, wrote[:i])) for i in range(len(wrote))]
+    return [RESET, *shared], [shared[begin:] for begin in begins]
+
+
+def judge(report: ktap.Report, title: str, k: str, w: Watch, wrote: list[list[str]]) -> None:
+    own = has_own(k)
+    xen, guests = expected(own, wrote)
+    seen = [w.guests[name] for name in w.guests if not name.startswith('restored')]
+    how = 'keeps its PAT' if own else "runs with its guests' PATs"
+    report.item(of_xen(w) == xen, f'{title}, {k}: Xen {how}', named(of_xen(w)))
+    for n, must in enumerate(guests):
+        pats = seen[n] if n < len(seen) else []
+        how = 'its own PAT' if own else 'the PAT that was written last, by whom ever'
+        report.item(pats == must, f'{title}, {k}: guest {n + 1} has {how}', named(pats))
+    if len(seen) > len(guests):
+        report.item(False, f'{title}, {k}: guests', f'{len(seen)}')
+
+
+def rows(title: str, k: str, w: Watch) -> list[str]:
+    """For people"""
+    guests = {f'guest {n}': pats for n, (name, pats) in enumerate(w.guests.items(), 1) if not name.startswith('restored')}
+    again = restored(w)
+    guests |= {'guest 1, restored': again} if again else {}
+    return [f'{title:<20}  {k:<6}  {who:<17}  {named(pats)}' for who, pats in {'Xen': of_xen(w), **guests}.items()]
+
+
+def restored(w: Watch) -> list[str]:
+    """The PATs of the first of two guests, after it was restored"""
+    second = [*w.guests][1:2]
+    found = [pats for name, pats in w.guests.items() if name.startswith('restored') and name.split()[-1] not in second]
+    return found[0] if found else []
+
+
+# ---- the parts ----
+
+def one(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) -> list[str]:
+    """A dom0 of ours"""
+    title, out = f'Xen {VERSIONS[suite]}', []
+    machine = with_guest(base, of, suite, ' '.join(PATS))
+    for k in of:
+        seen = run(machine, k, f'xen-{VERSIONS[suite]}-{k}', lambda seen: 'L2 is done' in seen[2], 2)
+        if not seen:
+            report.item(False, f'{title}, {k}', f'Xen does not run in {TRIES} boots')
+            continue
+        w, check, log = seen
+        judge(report, title, k, w, [[*PATS]])
+        reads = set(re.findall('L2 [0-9]+ (.*)', log))
+        must = {f'reads {pat}, memory is right' for pat in PATS}
+        report.item(reads == must, f'{title}, {k}: what the guest reads is what it wrote', '; '.join(sorted(reads ^ must)))
+        if has_own(k):
+            report.item(check.ok, f'{check.label}: VMRUNs', check.figures if check.ok else check.text().split('\n')[0])
+        out += rows(title, k, w)
+    return out
+
+
+def has_ended(seen: Seen) -> bool:
+    """Has dom0 started, saved and restored all?"""
+    return bool(restored(seen[0])) and seen[2].count('Xen would save') == 2
+
+
+def two(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) -> list[str]:
+    """Two guests"""
+    title, out, panels = f'Xen {VERSIONS[suite]}, two VMs', [], {}
+    machine = with_linux(base, of, suite)
+    for k in of:
+        seen = run(machine, k, f'xen-two-{k}', has_ended, 5)
+        if not seen or not has_ended(seen):
+            report.item('skip', f'{title}, {k}', f'dom0 did not come to its end in {TRIES} boots')
+            continue
+        (w, _, log), own = seen, has_own(k)
+        judge(report, title, k, w, [[FIRST], [SECOND]])
+        saved = re.findall('Xen would save of [a-z]+ PAT ([0-9a-f]{16})', log)
+        must = [FIRST, SECOND] if own else [RESET, RESET]
+        report.item(saved == must, f'{title}, {k}: xl would save {"what each has" if own else "what none has"}',
+                    named(saved).replace('>', 'and'))
+        must = [FIRST] if own else [SECOND]
+        report.item(restored(w) == must, f'{title}, {k}: guest 1, saved and restored by xl', named(restored(w)))
+        out += [*rows(title, k, w), f'{title:<20}  {k:<6}  {"xl would save":<17}  {named(saved).replace(">", "and")}']
+        panels[f'Xen {VERSIONS[suite]}, {k}'] = w
+    if panels:
+        put(base.results / 'xen.svg', svg(panels, NAMED, {
+            'L1': 'Xen runs with', 'guest 1': 'first VM runs with', 'guest 2': 'second VM runs with'}))
+    return out
+
+
+def wrong(m: stack.Moved, own: bool) -> str:
+    """What is not as it must be, of a Xen that came from the stock kernel, where L2's PAT is in hPAT only.  own: L2 has
+    that until it exits to L1, and then what Xen set up in vmcb12; else L1 and L2 go on sharing it"""
+    after = RESET if own else CARRIED
+    if m.flags == 'none' or not int(m.flags, 16) & 1:
+        return f'L2 was not active: nested state has flags {m.flags}'
+    if (m.g_pat, m.end) != (RESET, RESET):
+        return f'vmcb12.g_pat is {m.g_pat}, and {m.end} in the end'
+    if set(m.phase.first) - {CARRIED} or set(m.phase.l1) != {CARRIED}:
+        return f'before L1 ran {named([*m.phase.first])}; L1 runs with {named([*m.phase.l1])}'
+    if set(m.phase.l2) != {after}:
+        return f'L2 runs with {named([*m.phase.l2])}'
+    bad = [f'{n}: {pat}, {memory}' for n, pat, memory in m.reads[1:] if (pat, memory) != (after, 'right')]
+    return f'L2 reads {bad[0]}' if bad else 'L2 says nothing' if len(m.reads) < 3 else ''
+
+
+def moved(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) -> list[str]:
+    """Of the whole Xen"""
+    machine = with_guest(base, of, suite, f'{CARRIED} on')
+    machine.run('stock', 'xen-save', 'save:guest:installed', RESET, 2)
+    out = []
+    for k in [k for k in of if k in ('series', 'opt-in')]:
+        w, _, log = machine.run(k, f'xen-moved-{k}', 'restore:installed-installed-guest', CARRIED, 2)
+        found = stack.moved(w, log, f'stock -> {k}')
+        why = wrong(found[0], has_own(k)) if found else 'not restored'
+        does = 'the guest loses its PAT for good' if has_own(k) else 'the guest keeps its PAT'
+        report.item(not why, f'Xen {VERSIONS[suite]}, stock -> {k}: {does}', why)
+        for m in found:
+            out.append(f'{m.how:<16}  wrote {named([CARRIED])}; ran with {named([*m.phase.first])}, and once Xen ran with '
+                       f'{named([*m.phase.l2])}; reads {named(list(dict.fromkeys(pat for _, pat, _ in m.reads)))}; '
+                       f'Xen runs with {named([*m.phase.l1])}')
+    return out
+
+
+def main(args: list[str]) -> int:
+    if args not in ([], ['short']):
+        raise Fatal('usage: xen [short]')
+    base = stack.prepare()
+    of = stack.kernels_of(base)
+    own = debian.codename() if debian.codename() in VERSIONS else [*VERSIONS][-1]
+    report = ktap.Report(base.results / 'xen.ktap')
+    out = [f'{"":<20}  {"on":<6}  {"who":<17}  runs with the PATs of, one after the other']
+    for suite in [own] if args else VERSIONS:
+        report.group(f'Xen {VERSIONS[suite]}')
+        out += one(base, of, report, suite)
+    if not args:
+        report.group('two')
+        out += two(base, of, report, own)
+    if not args and 'stock' in of:
+        report.group('moved')
+        out += ['', 'Moved by QEMU while a guest runs', *moved(base, stack.with_kernels_of(stack.opt_ins(base), base), report, own)]
+    shutil.rmtree(base.b / 'xen')
+    text = ''.join(f'{line}\n' for line in out)
+    put(base.results / 'xen.txt', text)
+    print('\n' + re.sub('^(?=.)', '  ', text, flags=re.M))
+    return ktap.finish(report)

@@ -190,29 +190,7 @@ int main(int argc, char *argv[])
 
 	pthread_create(&timer, NULL, stop_after, (void *)(long)atoi(argv[1]));
 	pthread_create(&flips, NULL, run_flipper, flipper);
-	set_guest_op(op_vmrun_loop, l1_svm);
-	vcpu_run(vcpu);
-	if (vcpu->run->exit_reason != KVM_EXIT_IO) {
-		union { struct kvm_nested_state n; u8 b[8192]; } ns = { .n.size = sizeof(ns) };
-		struct kvm_vcpu_events ev;
-		struct vmcb *v = (void *)ns.n.data.svm;
-
-		printf("RACE exit %d\n", vcpu->run->exit_reason);
-		fflush(stdout);
-		vcpu_dump(stdout, vcpu, 2);
-		vcpu_nested_state_get(vcpu, &ns.n);
-		vcpu_events_get(vcpu, &ev);
-		printf("flags %x vmcb_pa %llx gpat %llx\n", ns.n.flags, ns.n.hdr.svm.vmcb_pa, ns.n.hdr.svm.gpat);
-		printf("nested ctl %llx cr3 %llx inj %x; L1 rip %llx rsp %llx cr3 %llx\n", (long long)v->control.nested_ctl, (long long)v->control.nested_cr3, v->control.event_inj, (long long)v->save.rip, (long long)v->save.rsp, (long long)v->save.cr3);
-		printf("vmcb12 code %llx info1 %llx info2 %llx int_info %x rip %llx rsp %llx g_pat %llx\n", (long long)vmcb12->control.exit_code, (long long)vmcb12->control.exit_info_1, (long long)vmcb12->control.exit_info_2, vmcb12->control.exit_int_info, (long long)vmcb12->save.rip, (long long)vmcb12->save.rsp, (long long)vmcb12->save.g_pat);
-		printf("exc inj %d pend %d nr %d err %x payload %llx; nmi %d int %d\n", ev.exception.injected, ev.exception.pending, ev.exception.nr, ev.exception.error_code, ev.exception_payload, ev.nmi.pending, ev.interrupt.injected);
-		sync_global_from_guest(vm, seen);
-		sync_global_from_guest(vm, l2_ran);
-		printf("ran %lu refused %lu l2_ran %lu\n", all_ran(), seen.refused, l2_ran);
-		vcpu_dump(stdout, flipper, 2);
-		fflush(stdout);
-		abort();
-	}
+	guest_call(L1, op_vmrun_loop, l1_svm);
 	pthread_join(flips, NULL);
 	pthread_join(timer, NULL);
 

@@ -138,6 +138,13 @@ def same_export(base: Base) -> str:
     return ''
 
 
+def after_fixes(base: Base) -> None:
+    """The order in which the cover letters say that all of them apply"""
+    applied = apply.apply_in(base, base.src, apply.patches(*map(Base, base.keys('fixes')), base))
+    if base.own_test():
+        apply.need_strict(base, package.release(base.src), applied)
+
+
 def series_items(base: Base) -> Items:
     """On another release than the series was made on, patches may need -C1, or be upstream already"""
     name, made = 'the patches apply with plain git am', []
@@ -153,6 +160,8 @@ def series_items(base: Base) -> Items:
         items = [item('skip', name, f'{package.release(base.src)}: {", ".join(stale)}')]
     same = base.git('rev-parse', f'{applied.commit}^{{tree}}') == base.git('rev-parse', 'HEAD^{tree}')
     items.append(item(same, 'the tree is what the patches make of the base'))
+    if base.keys('fixes'):
+        items.append(attempt('its fixes and then the patches apply with git am', lambda: after_fixes(base)))
     if items[0].verdict != 'skip':
         items.append(attempt('make patches changes nothing', lambda: same_export(base)))
     return items

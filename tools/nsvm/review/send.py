@@ -12,10 +12,16 @@ Nothing is sent, and one line for each says why,
   - while patches/ or the tests have changes that are in no commit, or build/<base>/src
     has some that are not in patches/
   - unless make test passed for exactly this series, on this base
-  - that has to go elsewhere before any list: "send-first: security@kernel.org" in BASE
+  - that waits for something: "waits: mainline" in BASE, of a port to a stable kernel
+
+With "send-first: security@kernel.org" in BASE, it goes as Documentation/process/security-bugs.rst
+has it: each fix in a mail of its own, to the maintainers of what it touches and with Cc to that
+address, and to no list.  Below its "---" is what the cover letter says of it, in a paragraph that
+begins with "Patch n:".  Tests stay here: a reproducer is for those who ask.
 
 Exit status: 0 sent, or a dry run with nothing in the way; else 1.
 """
+import re
 import shutil
 import time
 
@@ -37,7 +43,7 @@ ASK = ['scripts/get_maintainer.pl', '--nogit', '--nogit-fallback', '--norolestat
 
 def against(base: Base, made: dict[str, str], who: str) -> list[str]:
     """What is in the way, a line each"""
-    found = [f'this goes to {address} before any list' for address in base.keys('send-first')]
+    found = [f'this waits for {what}' for what in base.keys('waits')]
     unsigned = [name for name, text in made.items()
                 if name != LETTER and f'Signed-off-by: {who}' not in text.partition('\n---\n')[0].splitlines()]
     if unsigned:
@@ -61,9 +67,23 @@ def against(base: Base, made: dict[str, str], who: str) -> list[str]:
     return found
 
 
-def ask(base: Base, *options: str) -> list[str]:
+def reports(made: dict[str, str]) -> dict[str, str]:
+    """Of the mails of a series, those that go to its maintainers before any list"""
+    about, found = dict(re.findall(r'^Patch (\d+): ((?:.+\n)+)', made[LETTER], re.M)), {}
+    for n, (name, text) in enumerate(made.items()):
+        if name == LETTER or all(file.startswith('tools/testing/') for file in re.findall(r'^diff --git a/(\S+)', text, re.M)):
+            continue
+        if str(n) not in about:
+            raise Fatal(f'the cover letter has no paragraph "Patch {n}: ..." for {name}: versions, conditions, reproducer')
+        text = re.sub(r'^(Subject: \[.*?) \d+/\d+\]', r'\1]', text, count=1, flags=re.M)
+        text = re.sub(r'^(?:In-Reply-To|References): .*\n', '', text, flags=re.M)
+        found[name] = text.replace('\n---\n', f'\n---\n{about[str(n)]}\n', 1)
+    return found
+
+
+def ask(base: Base, names: list[str], *options: str) -> list[str]:
     """Addresses, by both MAINTAINERS"""
-    argv = [*ASK, *options, *(base.dir / p for p in base.series())]
+    argv = [*ASK, *options, *(base.dir / name for name in names)]
     found = jobs.together(lambda: jobs.output(argv, cwd=base.src),
                           lambda: jobs.output([*argv, '--mpath', place.top / 'MAINTAINERS'], cwd=base.src))
     return list(dict.fromkeys(''.join(found).splitlines()))
@@ -76,13 +96,17 @@ def main(args: list[str]) -> int:
         say('SEND', f'read {file}: {about}')
     really, who = argument('REALLY') == '1', sender()
     made = mails(base, str(time.time()) if really else '')
+    first = base.keys('send-first')
+    if first:
+        made = reports(made)
     refused = against(base, made, who)
     for line in refused:
         say_error('send', line)
     if refused and really:
         raise Fatal('nothing was sent')
-    to = ask(base, '--nol', '--nor')
-    cc = [address for address in ask(base, '--nom') if address not in to]
+    names = [name for name in made if name != LETTER]
+    to = ask(base, names, '--nol', '--nor')
+    cc = first or [address for address in ask(base, names, '--nom') if address not in to]
     if not to:
         raise Fatal(f'{ASK[0]} names nobody')
     out, log = base.b / 'send', base.logs / 'send.log'
@@ -92,9 +116,10 @@ def main(args: list[str]) -> int:
         put(out / name, text)
         print(f'  {text.partition("Subject: ")[2].partition(chr(10))[0]}')
     print('\n  To:', *to, sep='\n    ')
-    print('\n  Cc:', *cc, f"each patch's author, and whom its trailers name: {rel(log)}\n", sep='\n    ', flush=True)
+    trailers = [] if first else [f"each patch's author, and whom its trailers name: {rel(log)}"]
+    print('\n  Cc:', *cc, *trailers, '', sep='\n    ', flush=True)
     argv = ['git', '-C', place.patches, 'send-email', '--confirm=never', '--no-thread', f'--from={who}',
-            '--8bit-encoding=UTF-8', '--suppress-cc=self', *(f'--to={a}' for a in to), *(f'--cc={a}' for a in cc)]
+            '--8bit-encoding=UTF-8', f'--suppress-cc={"all" if first else "self"}', *(f'--to={a}' for a in to), *(f'--cc={a}' for a in cc)]
     jobs.step('SEND', log,
               f'{len(made)} mails sent' if really else f'git send-email would take these mails: {rel(out)}',
               [*argv, *([] if really else ['--dry-run']), out], 'git send-email fails (the log says how many went)')

@@ -155,9 +155,9 @@ def precede(base: Base) -> None:
 
 
 def with_fixes(base: Base) -> str:
-    """What is in src now, edits included, and the patches of the base that "fixes:" names"""
+    """What is in src now, edits included, and the patches of the bases that "fixes:" names, in that order"""
     now = base.git('commit-tree', '-p', 'HEAD', '-m', 'now', base.worktree())
-    return apply_in(base, base.src, patches(Base(base.key('fixes'))), now).commit
+    return apply_in(base, base.src, patches(*map(Base, base.keys('fixes'))), now).commit
 
 
 def make_series(base: Base) -> Base:

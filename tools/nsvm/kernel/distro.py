@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The distribution's own kernel of the base's version: image, modules, headers
 
-In build/<base>/distro: vmlinuz, vmlinux (unpacked), modules/ (what the emulated machine loads, and
+In build/distro/<version>, for all bases of that version: vmlinuz, vmlinux (unpacked), modules/ (what the emulated machine loads, and
 "order"), root/ (linux-headers and linux-kbuild), info ("key value" a line).  It is
 Debian's cloud flavour, the smallest one, of the version of the linux-source package
 that src is from.  Nothing is installed.
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from lib import jobs
-from lib.base import Base, put, read
+from lib.base import Base, alone, put, read
 from lib.say import Fatal, elapsed, say
 from lib.settings import place, rel
 from source import debian, release
@@ -27,8 +27,13 @@ LOADED = ('virtio_pci', 'virtio_blk', 'kvm-amd')
 MORE = ('msr',)		# kept beside them: guests of guests
 
 
+def place_of(base: Base) -> Path:
+    """Where it is, once get() has made it"""
+    return place.build / 'distro' / release.of_src(base)[0]
+
+
 def info(base: Base, key: str) -> str:
-    m = re.search(rf'^{key} (.*)$', read(base.b / 'distro/info'), re.M)
+    m = re.search(rf'^{key} (.*)$', read(place_of(base) / 'info'), re.M)
     return m[1] if m else ''
 
 
@@ -139,8 +144,14 @@ def unpack(base: Base, release: str, debs: list[Path], to: Path) -> None:
 
 
 def get(base: Base) -> Path:
-    """build/<base>/distro, made if it is not there; Fatal 3 if this base has no such kernel here"""
-    d, tmp = base.b / 'distro', base.b / 'distro.tmp'
+    """build/distro/<version>, made if it is not there; Fatal 3 if this base has no such kernel here"""
+    d = place_of(base)
+    with alone(d.parent / '.lock'):
+        return make(base, d, d.with_name(f'{d.name}.tmp'))
+
+
+def make(base: Base, d: Path, tmp: Path) -> Path:
+    """The directory d, by way of tmp, unless it is there"""
     version, suite, _ = release.of_src(base)
     root = info(base, 'root')
     kept = ' '.join(LOADED + MORE)

@@ -303,6 +303,8 @@ def part_time(base: Base, report: Report) -> None:
 
 def main(args: list[str]) -> int:
     parts = {'kernel': part_kernel, 'time': part_time}
+    if args[:1] not in (['run'], ['repeat']):
+        args = ['run', *args]
     if not (args[:1] == ['run'] and set(args[1:]) <= set(parts) or args[:1] == ['repeat'] and len(args) <= 2):
         raise Fatal('usage: bench run [kernel|time]... | bench repeat [ROW]')
     base = Base().lock()

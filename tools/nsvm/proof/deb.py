@@ -83,7 +83,7 @@ class Host:
 
     def prepare(self, label: str) -> None:
         """What boot() needs: a kernel, no module of KVM, the tests, /lib/modules as it is now"""
-        to, debians = self.d / label, self.base.b / 'distro'
+        to, debians = self.d / label, distro.place_of(self.base)
         order = [m for m in read(debians / 'modules/order').split() if not m.startswith('kvm')]
         put(to / 'modules/order', '\n'.join(order))
         put(to / 'load', LOAD)

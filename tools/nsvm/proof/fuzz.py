@@ -26,7 +26,7 @@ from kernel.kernels import Kernel
 from lib import jobs, ktap
 from lib.base import Base, digest, put, read
 from lib.say import Fatal, Ticker, begun, elapsed, say
-from lib.settings import place, rel
+from lib.settings import place, rel, settings
 from machine import boot as machine
 from proof import run
 from proof.model import watched
@@ -106,6 +106,10 @@ def fuzz(base: Base, kernel: Kernel, plain: bool, seconds: int, seed: int) -> in
 
 
 def main(args: list[str]) -> int:
+    given = settings.given
+    if not args:
+        args = ['replay', given.get('SEED', ''), given['STEPS']] if given.get('STEPS') else \
+            ['run', given.get('TIME', '60'), *filter(None, [given.get('SEED')])]
     plain = args[-1:] == ['plain']
     what, *words = (args[:-1] if plain else args) or ['']
     if any(not word.isdigit() for word in words) or (what, len(words)) not in (('run', 1), ('run', 2), ('replay', 2)):

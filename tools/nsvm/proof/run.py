@@ -46,7 +46,7 @@ def halves(past: list[Case], tests: list[str]) -> list[list[str]]:
 def merge(logs: list[str], tests: list[str]) -> str:
     """One log of those of several machines, the tests in that order."""
     parts = {m[1]: m[0] for log in logs for m in re.finditer(
-        r'^# nsvm: begin (\S+)\n.*?^# nsvm: end .*\n', log, re.M | re.S)}
+        r'^# nsvm: begin (\S+)\n.*?^# nsvm: end [^\n]*\n', log, re.M | re.S)}
     first_line = logs[0].partition('\n')[0]
     return ''.join([f'{first_line}\n', *(parts[t] for t in tests), '# nsvm: done\n'])
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from lib import jobs
 from lib.base import Base, alone, put, read
 from lib.say import Fatal, elapsed, say
-from lib.settings import place, rel
+from lib.settings import place
 from source import debian, release
 from source.debian import NOT_HERE
 
@@ -69,7 +69,9 @@ def fetch_all(version: str, suite: str) -> tuple[str, list[Path]]:
         if not headers:
             raise Fatal(f'apt knows no linux-headers-*-{FLAVOUR} of version {version}', NOT_HERE)
         release = headers.removeprefix('linux-headers-')
-        image = next(p for p in (f'linux-image-{release}-unsigned', f'linux-image-{release}') if apt.show(p))
+        image = next((p for p in (f'linux-image-{release}-unsigned', f'linux-image-{release}') if apt.show(p)), '')
+        if not image:
+            raise Fatal(f'apt has {headers}, but no linux-image-{release}', NOT_HERE)
         # Since 7.x, an image is several packages
         needed = {m for p in (image, headers) for r in apt.show(p) if r.get('Version') == version
                   for m in re.findall(r'linux-(?:headers|kbuild|binary|modules)-[^\s,]+', r.get('Depends', ''))}

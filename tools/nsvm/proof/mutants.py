@@ -23,15 +23,14 @@ status: 0 if all were killed or are equivalent, else 1.
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Iterator
 
 from kernel import kernels, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap
-from lib.base import Base, digest, lines, put, read
+from lib.base import Base, lines, put, read
 from lib.say import Fatal, Ticker, elapsed, say
-from lib.settings import place, rel, settings
+from lib.settings import place, rel
 from machine import boot as machine
 from proof import mutate, run
 from proof.mutate import Mutant
@@ -105,11 +104,8 @@ def judge_all(base: Base, todo: list[Mutant], every: list[Mutant],
 
 def depends_on(base: Base, kernel: Kernel) -> str:
     """Names all that a verdict does"""
-    lab = [f for room in ('lib', 'kernel', 'machine') for f in sorted((place.lab / room).iterdir()) if f.is_file()]
-    lab += [place.lab / 'proof' / f for f in ('mutants.py', 'mutate.py', 'vmruns.py')]
     tests = [base.b / 'selftests' / t for t in selftests.pat_tests(base)]
-    how = [getattr(settings, s) for s in ('ACCEL', 'CPU', 'MEMORY', 'QEMU', 'SMP', 'TIMEOUT', 'TEST_TIMEOUT', 'VIEW')]
-    return digest(kernel.id, *how, *tests, *lab)
+    return machine.result_id(kernel, tests, *(place.lab / 'proof' / f for f in ('mutants.py', 'mutate.py')))
 
 
 def to_json(known: dict[str, Result]) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 from kernel import kernels, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap, versions
-from lib.base import Base, digest, put, read
+from lib.base import Base, put, read
 from lib.ktap import Case
 from lib.say import Fatal, begun, elapsed, say
 from lib.settings import place, rel, settings
@@ -30,8 +30,6 @@ from machine import bochs, boot, qemu
 from proof import report, vmruns
 from source import tree
 
-MACHINE = ('init', 'boot.py', 'bochs.py', 'cpio.py', 'vmrun.c')
-CONFIG = ('MACHINE', 'ACCEL', 'CPU', 'SMP', 'MEMORY', 'TIMEOUT', 'TEST_TIMEOUT', 'VIEW')
 
 
 def halves(past: list[Case], tests: list[str]) -> list[list[str]]:
@@ -96,12 +94,6 @@ def join(to: Path, logs: list[Path]) -> None:
             past = last
 
 
-def base_id(kernel: Kernel, base: Base, tests: list[str]) -> str:
-    q = qemu.find()
-    return digest(kernel.id, read(base.b / 'selftests/.stamp'), *(place.lab / 'machine' / f for f in MACHINE),
-                  place.lab / 'proof/vmruns.py', q.binary, q.version, str(q.plugin), *tests, *(getattr(settings, c) for c in CONFIG))
-
-
 def base_alone(base: Base, kernel: Kernel) -> int:
     tests_dir = selftests.build(base, selftests.NEIGHBOURS)
     tests = read(tests_dir / '.stamp').split()[1:]
@@ -155,7 +147,7 @@ def main(args: list[str]) -> int:
     tests = selftests.wanted(base)
     if not tests:
         raise Fatal(f'no tests to run: no svm_nested_pat test in {rel(place.overlay)}')
-    made_of = base_id(kernel, base, tests)
+    made_of = boot.result_id(kernel, [base.b / 'selftests' / t for t in tests])
 
     def run_base() -> None:
         if read(result('base.id')) == made_of and result('base.log').exists():

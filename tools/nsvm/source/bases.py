@@ -11,10 +11,10 @@ passes by itself.  Exit status: 0, or 3 if nothing could be had.
 """
 from pathlib import Path
 
-from lib import jobs, ktap
+from lib import ktap
 from lib.base import Base, digest, git, git_ok, names, read
 from lib.say import Fatal, say
-from lib.settings import place, rel
+from lib.settings import place
 from source import apply, debian, package, release, tree
 from source.debian import NOT_HERE
 

@@ -3,10 +3,14 @@
 import os
 import sys
 import unittest
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from lib import ktap
 from lib.ktap import Case
+from machine import boot
 from proof import run
 
 
@@ -28,3 +32,13 @@ class TwoMachines(unittest.TestCase):
         self.assertEqual([(c.test, c.case, c.verdict, c.ms) for c in found],
                          [('u', 'c', 'ok', 10), ('u', '', 'ok', 10), ('t', 'a', 'ok', 10), ('t', '', 'ok', 10),
                           ('v', 'd', 'ok', 10), ('v', '', 'ok', 10)])
+
+
+class Kept(unittest.TestCase):
+    def test_what_results_of_a_boot_depend_on(self) -> None:
+        qemu = SimpleNamespace(binary='qemu', version='10', plugin='so')
+        with mock.patch.object(boot, 'digest', lambda *parts: parts), mock.patch.object(boot.qemu, 'find', lambda: qemu):
+            parts = boot.result_id(SimpleNamespace(id='kernel'), [Path(__file__)], 'more')
+        files = {part.name for part in parts if isinstance(part, Path)}
+        self.assertLess({'qemu.py', 'load', 'init', 'vmrun.c', 'boot.py', 'ktap.py', 'vmruns.py', 'test_run.py'}, files)
+        self.assertLess({'kernel', 'qemu', '10', 'so', 'more'}, {part for part in parts if isinstance(part, str)})

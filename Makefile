@@ -1,146 +1,147 @@
 # SPDX-License-Identifier: GPL-2.0
 #
 # The front door of the lab. It only names the steps and their order; each is a
-# program in a room of tools/nsvm/, and says at its top what it does.
+# program in a room of tools/nsvm/, and says at its top what it does. What the command
+# line says (SMP=2) goes to each of them, which know what there is.
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
 
-# Settings are what the command line of make says (SMP=2); the environment has no say
-given = $(foreach v,$(1),$(if $(filter command%,$(origin $(v))),'$(v)=$($(v))'))
-S := $(call given,$(shell sed -n 's/^config //p' Kconfig) BUILD)
-$(foreach v,BUILD CASE CHECK KVM NAME PART SEED SEQ STEPS TIME TREES VMM,$(if $(filter environment%,$(origin $(v))),$(eval undefine $(v))))
-# V=1 is "show everything", but for mbox and send V is the version of the series
-MAIL = $(patsubst 'V=%,'VERSION=%,$(call given,V)) $(call given,SIGNOFF PREFIX REALLY)
+from_command_line = $(filter command%,$(origin $(1)))
+names := $(sort $(foreach w,$(MAKEOVERRIDES),$(if $(findstring =,$(w)),$(firstword $(subst =, ,$(w))))))
+S := $(foreach v,$(names),$(if $(call from_command_line,$(v)),'$(v)=$(subst ','\'',$($(v)))'))
+B := $(if $(call from_command_line,BUILD),$(BUILD),build)
 N := tools/nsvm/nsvm
-NSVM = $(N) $(1) $(S) $(if $(filter mbox send,$@),,$(call given,V))
 
 ##@ The two commands
 .PHONY: run test
 run: setup ## boot the base and the series, run the PAT tests on both, show what changed
-	@$(call NSVM,run)
+	@$(N) run $S
 
-test: ## everything: npt=1 and npt=0, neighbours, each patch alone, failure paths
-	@$(call NSVM,setup run test check list deb bench stack remote lava fresh)
-	@$(call NSVM,test)
+test: ## everything that can be verified here (ALL=1: whole kernels, the other bases in full)
+	@$(N) setup run test check list deb bench stack remote lava fresh $S
+	@$(N) test $S
 
 ##@ Before anybody reads the patches
 .PHONY: check
 check: ## checkpatch, compilers, sparse, configurations, ABI, selftest, documents (NAME=...)
-	@$(call NSVM,setup run check)
-	@$(call NSVM,check $(or $(NAME),all))
+	@$(N) setup run check $S
+	@$(N) check $S
 
 ##@ Between kernels
 .PHONY: bases migrate fresh
 bases: setup ## which release takes which series, in Debian and in your trees (TREES='~/linux ~/stable@v6.6.150')
-	@$(call NSVM,bases $(TREES))
+	@$(N) bases $S
 
 fresh: setup ## make run in a Debian 13 that was just installed (as root)
-	@$(call NSVM,setup fresh)
-	@$(call NSVM,fresh)
+	@$(N) setup fresh $S
+	@$(N) fresh $S
 
 migrate: setup ## checkpoints from and to kernels without and with the series, and mainline
-	@$(call NSVM,migrate run)
+	@$(N) migrate $S
 
 ##@ Real hypervisors
-.PHONY: stack
-stack: ## KVM on KVM on KVM: whose PAT L2 has, and after a real migration (PART=pats, soak, xen; VMM=)
-	@$(call NSVM,setup run stack)
-	@$(call NSVM,stack $(PART) $(call given,VMM))
+.PHONY: stack vmm
+stack: ## KVM on KVM on KVM: whose PAT L2 has, and after a real migration (PART=pats, soak, smp, xen; VMM=)
+	@$(N) setup run stack $S
+	@$(N) stack $S
+
+vmm: setup ## QEMU with its series, built in build/<its base>/root
+	@$(N) vmm $S
 
 ##@ On AMD hosts
 .PHONY: remote lava
 remote: ## the tests there, over SSH (HOST='user@a user@b' MODULES=1 PART=kernel)
-	@$(call NSVM,setup run remote)
-	@$(call NSVM,remote $(PART) $(call given,HOST MODULES SSH))
+	@$(N) setup run remote $S
+	@$(N) remote $S
 
 lava: setup ## the tests as jobs for LAVA, on QEMU and on an AMD machine (URL= DEVICE=; CHECK=1 runs the first)
-	@$(call NSVM,setup lava)
-	@$(call NSVM,lava $(if $(CHECK),check) $(call given,URL DEVICE))
+	@$(N) setup lava $S
+	@$(N) lava $S
 
 ##@ To use it
 .PHONY: deb
 deb: ## a DKMS package of the series for the distribution's kernel, tried on the emulated machine
-	@$(call NSVM,setup run deb)
-	@$(call NSVM,deb check)
+	@$(N) setup run deb $S
+	@$(N) deb check $S
 
 ##@ One step
 .PHONY: setup tree kernel selftests boot view
 setup: ## install the Debian packages that are missing
 	@test -x /usr/bin/python3 || { echo 'setup: no /usr/bin/python3; as root: apt-get install python3' >&2; exit 1; }
-	@$(call NSVM,setup)
+	@$(N) setup $S
 
 tree: setup ## kernel source with the series applied, in build/<base>/src
-	@$(call NSVM,tree series)
+	@$(N) tree series $S
 
 kernel: setup ## kernel of what is in build/<base>/src, edits included
-	@$(call NSVM,kernels)
+	@$(N) kernels $S
 
 selftests: setup ## static test binaries in build/<base>/selftests, for any machine
-	@$(call NSVM,selftests)
+	@$(N) selftests $S
 
 boot: setup ## a shell on the emulated machine, with the tests in /tests
-	@$(call NSVM,boot)
+	@$(N) boot $S
 
 view: ## story and picture of a case in the last make run (CASE=..., CASE=list)
-	@$(call NSVM,view $(CASE))
+	@$(N) view $S
 
 ##@ More proof (each says at its end how long it took)
 .PHONY: types model fuzz mutants
 types: setup ## the memory type of each access of L2, on Bochs, whose CPU obeys g_pat
-	@$(call NSVM,types)
+	@$(N) types $S
 
 model: setup ## every short sequence of operations against a model (SEQ=, DEPTH=, KVM=mainline, mainline-series)
-	@$(call NSVM,model $(if $(SEQ),seq $(SEQ),$(or $(KVM),run)) $(call given,DEPTH RANDOM SEED SHARD))
+	@$(N) model $S
 
 fuzz: setup ## hostile userspace and races on a debug kernel (TIME=60 SEED=..., or SEED=... STEPS=... again)
-	@$(call NSVM,fuzz $(if $(STEPS),replay $(SEED) $(STEPS),run $(or $(TIME),60) $(SEED)))
+	@$(N) fuzz $S
 
-mutants: setup ## break the series in small ways, see that tests and view notice (NAME=..., SHARD=2/3)
-	@$(call NSVM,mutants $(or $(NAME),all) $(call given,SHARD))
+mutants: setup ## break the series in small ways, see that tests and view notice (NAME=...)
+	@$(N) mutants $S
 
 ##@ What it costs
 .PHONY: bench
 bench: ## instructions of each operation, time to a verdict (PART=kernel, PART=time, KERNELS=)
-	@$(call NSVM,setup run bench)
-	@$(call NSVM,bench run $(PART) $(call given,KERNELS))
+	@$(N) setup run bench $S
+	@$(N) bench $S
 
 ##@ Work on the series
 .PHONY: patches ports
 patches: ## export the commits of build/<base>/src to patches/<base>
-	@$(call NSVM,export)
+	@$(N) export $S
 
 ports: setup ## what the series of the other bases changed of the first one's
-	@$(call NSVM,ports)
+	@$(N) ports $S
 
 ##@ The way to the list (SIGNOFF=1, PREFIX='PATCH RESEND'; V=5 is the version here)
 .PHONY: mbox send
 mbox: tree ## one mailbox of cover letter and patches, for git am and b4 (V=5 SIGNOFF=1)
-	@$(call NSVM,mbox $(MAIL))
+	@$(N) mbox $S
 
 send: tree ## show what would be mailed to whom (V=5 SIGNOFF=1); REALLY=1 sends it
-	@$(call NSVM,setup list)
-	@$(call NSVM,send $(MAIL))
+	@$(N) setup list $S
+	@$(N) send $S
 
 ##@ Options (Kconfig; make run BASE=... LINUX=... SMP=... wins over them)
 .PHONY: menuconfig defconfig
 menuconfig defconfig: setup ## choose in a menu, or write the defaults to build/.config
-	@mkdir -p $(or $(BUILD),build)
-	@CONFIG_=NSVM_ KCONFIG_CONFIG=$(or $(BUILD),build)/.config \
-		/usr/bin/python3 -m $(@:def%=alldef%) $(CURDIR)/Kconfig
+	@mkdir -p '$B'
+	@CONFIG_=NSVM_ KCONFIG_CONFIG='$B/.config' /usr/bin/python3 -m $(@:def%=alldef%) '$(CURDIR)/Kconfig'
 
 ##@ Cleaning
 .PHONY: clean distclean
 clean: ## remove objects, results and logs; keep sources and downloads
-	@$(call NSVM,clean objects)
+	@$(N) clean objects $S
 
-distclean: ## remove build/
-	@$(call NSVM,clean all $(call given,FORCE))
+distclean: ## remove build/ (FORCE=1: even if there is work in it)
+	@$(N) clean all $S
 
 ##@ Help
 .PHONY: help
 help: ## this list
 	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z ]+:.*## / { printf "  %-12s %s\n", $$1, $$2 } \
-		END { printf "\nV=1 shows what commands print (but not with mbox and send).\n" }' Makefile
+		END { printf "\nV=1 shows what commands print (but not with mbox and send).\n" \
+			"tools/nsvm/nsvm PROGRAM --help says what one does, and its settings.\n" }' Makefile

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The distribution's own kernel of the base's version: image, modules, headers
 
-In build/<base>/distro: vmlinuz, vmlinux (unpacked), modules/ (what the emulated machine loads, and
+In build/distro/<version>, for all bases of that version: vmlinuz, vmlinux (unpacked), modules/ (what the emulated machine loads, and
 "order"), root/ (linux-headers and linux-kbuild), info ("key value" a line).  It is
 Debian's cloud flavour, the smallest one, of the version of the linux-source package
 that src is from.  Nothing is installed.
@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 from lib import jobs
-from lib.base import Base, put, read
+from lib.base import Base, alone, put, read
 from lib.say import Fatal, elapsed, say
-from lib.settings import place, rel
+from lib.settings import place
 from source import debian, release
 from source.debian import NOT_HERE
 
@@ -27,8 +27,13 @@ LOADED = ('virtio_pci', 'virtio_blk', 'kvm-amd')
 MORE = ('msr',)		# kept beside them: guests of guests
 
 
+def place_of(base: Base) -> Path:
+    """Where it is, once get() has made it"""
+    return place.build / 'distro' / release.of_src(base)[0]
+
+
 def info(base: Base, key: str) -> str:
-    m = re.search(rf'^{key} (.*)$', read(base.b / 'distro/info'), re.M)
+    m = re.search(rf'^{key} (.*)$', read(place_of(base) / 'info'), re.M)
     return m[1] if m else ''
 
 
@@ -64,7 +69,9 @@ def fetch_all(version: str, suite: str) -> tuple[str, list[Path]]:
         if not headers:
             raise Fatal(f'apt knows no linux-headers-*-{FLAVOUR} of version {version}', NOT_HERE)
         release = headers.removeprefix('linux-headers-')
-        image = next(p for p in (f'linux-image-{release}-unsigned', f'linux-image-{release}') if apt.show(p))
+        image = next((p for p in (f'linux-image-{release}-unsigned', f'linux-image-{release}') if apt.show(p)), '')
+        if not image:
+            raise Fatal(f'apt has {headers}, but no linux-image-{release}', NOT_HERE)
         # Since 7.x, an image is several packages
         needed = {m for p in (image, headers) for r in apt.show(p) if r.get('Version') == version
                   for m in re.findall(r'linux-(?:headers|kbuild|binary|modules)-[^\s,]+', r.get('Depends', ''))}
@@ -139,8 +146,14 @@ def unpack(base: Base, release: str, debs: list[Path], to: Path) -> None:
 
 
 def get(base: Base) -> Path:
-    """build/<base>/distro, made if it is not there; Fatal 3 if this base has no such kernel here"""
-    d, tmp = base.b / 'distro', base.b / 'distro.tmp'
+    """build/distro/<version>, made if it is not there; Fatal 3 if this base has no such kernel here"""
+    d = place_of(base)
+    with alone(d.parent / '.lock'):
+        return make(base, d, d.with_name(f'{d.name}.tmp'))
+
+
+def make(base: Base, d: Path, tmp: Path) -> Path:
+    """The directory d, by way of tmp, unless it is there"""
     version, suite, _ = release.of_src(base)
     root = info(base, 'root')
     kept = ' '.join(LOADED + MORE)

@@ -12,7 +12,7 @@ from pathlib import Path
 from kernel import distro, module
 from lib import jobs
 from lib.base import Base, put, read
-from lib.say import Fatal
+from lib.say import Fatal, need_match
 from lib.settings import place, rel
 from source import release
 from source import tree as source_tree
@@ -77,7 +77,7 @@ def write(base: Base, to: Path, version: str) -> None:
             f'// SPDX-License-Identifier: GPL-2.0\n#include <linux/module.h>\nMODULE_VERSION("{version}");\n')
         put(src / KVM / 'Kbuild', read(src / KVM / 'Kbuild') + f'{m}-y += {m}-version.o\n')
     filled = values(distro.info(base, 'release'), version, modules)
-    filled['MAINTAINER'] = maintainer = re.search(r'^M:\s*(.*)$', read(place.top / 'MAINTAINERS'), re.M)[1]
+    filled['MAINTAINER'] = maintainer = need_match(r'^M:\s*(.*)$', read(place.top / 'MAINTAINERS'), 'MAINTAINERS has no "M:"')
     filled['FOR'] = ON_REQUEST if base.is_opt_in() else ALWAYS
     filled['SOURCE'] = f'{base.key("package")} {release.of_src(base)[0]}'
     for f in (place.lab / 'kernel/dkms').iterdir():

@@ -33,7 +33,10 @@ class Kernel:
 
     @property
     def image(self) -> Path:
-        return next(f for f in (self.dir / 'vmlinux', self.dir / 'bzImage') if f.exists())
+        there = [f for f in (self.dir / 'vmlinux', self.dir / 'bzImage') if f.exists()]
+        if not there:
+            raise Fatal(f'no image in {rel(self.dir)} (make kernel)')
+        return there[0]
 
     @property
     def compressed(self) -> Path:
@@ -45,6 +48,11 @@ class Kernel:
     def modules(self) -> list[Path]:
         """In the order in which they are loaded"""
         return [self.dir / f'modules/{m}.ko' for m in read(self.dir / 'modules/order').split()]
+
+    @property
+    def kvm_amd(self) -> Path:
+        """The module that differs between stock and series"""
+        return self.need().dir / 'modules/kvm-amd.ko'
 
     def need(self) -> 'Kernel':
         if not self.id or not self.modules:

@@ -6,6 +6,7 @@ ends.  None has the lab's standard input, nor anything that a make above it left
 the environment, nor the settings of somebody's git or compiler.
 """
 import concurrent.futures
+import contextlib
 import os
 import re
 import signal
@@ -19,10 +20,9 @@ from typing import Callable, Iterable, Iterator, TypeVar
 from lib.say import Fatal, Ticker, elapsed, say
 from lib.settings import place, rel, settings
 
-STRAY = re.compile(r'MAKE.*|MFLAGS|GNUMAKEFLAGS|V|O|W|C|M|CC|LD|AR|HOSTCC|LLVM|ARCH|CROSS_COMPILE|SRCARCH|'
-                   r'(K|KC|KCPP|C|CPP|CXX|LD|HOST|USER|EXTRA_)FLAGS|K(CFLAGS|CPPFLAGS|AFLAGS|CONFIG_.*)|HOSTCFLAGS|LDLIBS|'
-                   r'OUTPUT|INSTALL_.*|KBUILD_.*|KHDR_INCLUDES|LOCALVERSION|TARGETS|'
-                   r'GIT_(DIR|WORK_TREE|INDEX_FILE|OBJECT_DIRECTORY|CONFIG.*)|CONFIG_|PYTHON.*')
+# What programs get of the environment: nothing that changes what git, make or a compiler does
+PASSED_ON = re.compile(r'PATH|HOME|USER|LOGNAME|SHELL|TERM|TMPDIR|TZ|COLUMNS|LINES|EMAIL|SSH_AUTH_SOCK|GNUPGHOME|XDG_\w+|'
+                       r'(https?|ftp|no|all)_proxy|(HTTPS?|FTP|NO|ALL)_PROXY|NSVM_AS_ROOT|FAKE_APT')
 
 MEMINFO = Path('/proc/meminfo')
 QEMU_ITSELF = 256		# MiB, beside the memory of its machine
@@ -56,25 +56,49 @@ def stop_all() -> None:
     global stopping
     stopping = True
     with lock:
-        left = [p for p in running if p.poll() is None]
+        left = [p for p in running if not has_ended(p)]
     for p in left:
         kill(p, signal.SIGTERM)
     limit = time.monotonic() + 3
-    while any(p.poll() is None for p in left) and time.monotonic() < limit:
+    while not all(has_ended(p) for p in left) and time.monotonic() < limit:
         time.sleep(0.02)
     for p in left:
         kill(p)
 
 
 def kill(p: subprocess.Popen, sig: int = signal.SIGKILL) -> None:
+    """Send a signal to the group of that process, unless the process was reaped: its number may be another's."""
+    if p.returncode is None:
+        try:
+            os.killpg(p.pid, sig)
+        except ProcessLookupError:
+            pass
+
+
+def has_ended(p: subprocess.Popen) -> bool:
+    """Has it?  It is not reaped by that"""
     try:
-        os.killpg(p.pid, sig)
-    except ProcessLookupError:
-        pass
+        return p.returncode is not None or os.waitid(os.P_PID, p.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+    except ChildProcessError:
+        return True
+
+
+def wait_for_end(p: subprocess.Popen, timeout: float | None) -> bool:
+    """Wait until it has ended, without reaping it; False at the time limit, in seconds"""
+    limit, pause = time.monotonic() + (timeout or 0), 0.001
+    if timeout is None and p.returncode is None:
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, p.pid, os.WEXITED | os.WNOWAIT)
+    while not has_ended(p):
+        if time.monotonic() >= limit:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+    return True
 
 
 def environment(**more: str) -> dict[str, str]:
-    env = {k: v for k, v in os.environ.items() if not STRAY.fullmatch(k)}
+    env = {k: v for k, v in os.environ.items() if PASSED_ON.fullmatch(k)}
     env.update(LC_ALL='C', **more)
     return env
 
@@ -99,16 +123,18 @@ def start(argv: list, **popen) -> subprocess.Popen:
 
 
 def finish(p: subprocess.Popen, timeout: float | None = None) -> int | None:
-    """Exit status, negative for a signal; None if it was killed at the time limit"""
+    """End its group, and take the exit status: negative for a signal, None if it was killed at the time limit.
+
+    The group is killed while the process that leads it is not reaped: until then, nobody else gets its number.
+    """
     try:
-        return p.wait(timeout)
-    except subprocess.TimeoutExpired:
-        return None
+        ended = wait_for_end(p, timeout)
     finally:
         kill(p)
         p.wait()
         with lock:
             running.discard(p)
+    return p.returncode if ended else None
 
 
 def call(argv: list, log: Path | None = None, timeout: float | None = None, **popen) -> int | None:
@@ -184,20 +210,6 @@ def workers(machines: int = 1) -> int:
     available = re.search(r'^MemAvailable: *([0-9]+)', MEMINFO.read_text(), re.M)
     each = machines * (settings.number('MEMORY') + QEMU_ITSELF)
     return settings.number('JOBS') or max(1, min(len(os.sched_getaffinity(0)), int(available[1]) // 1024 // each))
-
-
-def shard() -> tuple[int, int]:
-    """SHARD=2/3, the second of three jobs that share the work, is (1, 3); without, it is all in one"""
-    m = re.fullmatch('([0-9]{1,9})/([0-9]{1,9})', settings.given.get('SHARD', '1/1'))
-    if not m or not 1 <= int(m[1]) <= int(m[2]):
-        raise Fatal(f'SHARD={settings.given["SHARD"]} is not like 2/3')
-    return int(m[1]) - 1, int(m[2])
-
-
-def mine(items: list[T]) -> list[T]:
-    """Those of this shard"""
-    first, of = shard()
-    return items[first::of]
 
 
 def each(fn: Callable[[T], R], items: Iterable[T], at_once: int | None = None) -> Iterator[tuple[T, R]]:

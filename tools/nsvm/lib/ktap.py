@@ -10,12 +10,84 @@ A program reports items with Report, and another one reads them with read().
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Iterable
 
 from lib.base import put
 from lib.say import begun, elapsed
 from lib.settings import rel
 
-RESULT = re.compile(r'(not )?ok +[0-9]+\s*(?:- )?(.*?)\s*(?:# *(?:SKIP|skip)\s*(.*))?')
+RESULT = re.compile(r'(not )?ok\b(?: +([0-9]+))?\s*(?:- )?(.*)')
+PLAN = re.compile(r'1\.\.([0-9]+)\s*(?:#\s*SKIP\S*\s*(.*))?', re.I)
+# What a result's name ends with: a "#" that is not escaped, and one of the words of KTAP
+DIRECTIVE = re.compile(r'(?<!\\)#\s*(SKIP|TODO|XFAIL|TIMEOUT|ERROR)\S*\s*(.*)', re.I)
+
+
+@dataclass
+class Result:
+    """One "ok" or "not ok" line, with the lines around it that are no results"""
+    verdict: str	# ok, not ok, skip
+    name: str
+    reason: str		# what a directive says
+    before: list[str]
+    after: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Stream:
+    """What a text says as KTAP; lines that are indented are those of subtests, and not counted"""
+    results: list[Result] = field(default_factory=list)
+    plan: int | None = None
+    skipped: str | None = None		# "1..0 # SKIP reason"
+    problems: list[str] = field(default_factory=list)
+    rest: list[str] = field(default_factory=list)	# after the last result
+
+
+def directed(verdict: str, text: str) -> tuple[str, str, str]:
+    """Verdict, name and reason of a result line, as its directive has it.
+
+    TODO and XFAIL are failures that are known, so a skip; TIMEOUT and ERROR are failures.
+    """
+    directive = DIRECTIVE.search(text)
+    if not directive:
+        return verdict, text.strip().replace('\\#', '#'), ''
+    word, reason = directive[1].upper(), directive[2].strip()
+    name = text[:directive.start()].strip().replace('\\#', '#')
+    if word == 'SKIP':
+        return 'skip' if verdict == 'ok' else verdict, name, reason
+    return 'skip' if word in ('TODO', 'XFAIL') else 'not ok', name, f'{word} {reason}'.strip()
+
+
+def read_stream(lines: Iterable[str]) -> Stream:
+    """The one reader of KTAP and TAP.
+
+    Args:
+        lines: of one test or program.
+
+    Returns:
+        Its results in order.  What breaks the format's rules is in problems: a number that
+        comes twice, a second plan, fewer or more results than planned, "Bail out!".
+    """
+    stream, numbers = Stream(), set()
+    for line in map(str.rstrip, lines):
+        if m := RESULT.fullmatch(line):
+            if m[2] and m[2] in numbers:
+                stream.problems.append(f'a second result {m[2]}')
+            numbers.add(m[2])
+            stream.results.append(Result(*directed('not ok' if m[1] else 'ok', m[3]), stream.rest))
+            stream.rest = stream.results[-1].after
+        elif m := PLAN.fullmatch(line):
+            if stream.plan is not None:
+                stream.problems.append('a second plan')
+            stream.plan = int(m[1])
+            if not stream.plan:
+                stream.skipped = m[2] or ''
+        elif line.startswith('Bail out!'):
+            stream.problems.append(line)
+        elif line:
+            stream.rest.append(line)
+    if stream.plan is not None and len(stream.results) != stream.plan:
+        stream.problems.append(f'{len(stream.results)} results of {stream.plan}')
+    return stream
 
 
 @dataclass
@@ -31,47 +103,51 @@ class Case:
         return f'{self.test} {self.case}' if self.case else self.test
 
 
-def status_text(rc: str) -> str:
-    if rc == 'died':
+def status_text(status: str) -> str:
+    """What an exit status of a shell tells; 254 is how a selftest ends after a failed assertion."""
+    if status == 'died':
         return 'the machine went down'
-    if rc in ('137', '124', '143'):
+    if status in ('137', '124', '143'):
         return 'time limit, or killed'
-    return f'killed by signal {int(rc) - 128}' if int(rc) > 128 else f'exit status {rc}'
+    if 128 < int(status) <= 128 + 64:
+        return f'killed by signal {int(status) - 128}'
+    return f'exit status {status}{", a failed assertion" * (status == "254")}'
 
 
-def judge(test: str, lines: list[str], rc: str, ms: int) -> list[Case]:
-    """The cases of one test, and last itself"""
+def failed_assertion(lines: list[str]) -> str:
+    """Where the last assertion of a KVM selftest failed: the line after the one that says so."""
+    where = [after.strip() for line, after in zip(lines, lines[1:]) if 'Test Assertion Failure' in line]
+    return where[-1] if where else ''
+
+
+def judge(test: str, lines: list[str], status: str, ms: int) -> list[Case]:
+    """The cases of one test, and last the test itself.
+
+    Args:
+        lines: what it printed.
+        status: its exit status, or "died".
+        ms: milliseconds that it took.
+    """
+    stream, why = read_stream(lines), status_text(status)
     found: list[Case] = []
-    plan, said, assertion, asserting = 0, '', '', False
-    text = [line.strip() for line in lines if line.strip()]
-    for line in text:
-        m = RESULT.fullmatch(line)
-        if m:
-            verdict = 'not ok' if m[1] else 'skip' if m[3] is not None else 'ok'
-            reason = m[3] if verdict == 'skip' else assertion if verdict == 'not ok' else ''
-            found.append(Case(test, re.sub(r'\s+', '_', m[2] or m[3] or ''), verdict, reason or '', ms))
-            assertion = ''
-        elif re.match(r'1\.\.[0-9]', line):
-            plan += int(re.match(r'1\.\.([0-9]+)', line)[1])		# of each machine that had a part of it
-            said = line.partition('# SKIP ')[2] or said
-        else:
-            if asserting:
-                assertion = line
-            asserting = 'Test Assertion Failure' in line
-            if re.search('SKIP|skip', line):
-                said = re.sub(r'^[^,]*SKIP[^A-Za-z]*', '', line)
-    why = status_text(rc)
-    if len(found) < plan:
-        found.append(Case(test, f'({plan - len(found)}_of_{plan}_cases)', 'not ok', f'no result: {why}', ms))
+    for result in stream.results:
+        reason = result.reason or (failed_assertion(result.before) if result.verdict == 'not ok' else '')
+        found.append(Case(test, re.sub(r'\s+', '_', result.name or result.reason), result.verdict, reason, ms))
+    missing = (stream.plan or 0) - len(found)
+    if missing > 0:
+        found.append(Case(test, f'({missing}_of_{stream.plan}_cases)', 'not ok', f'no result: {why}', ms))
     bad = sum(c.verdict == 'not ok' for c in found)
-    good = any(c.verdict == 'ok' for c in found)
-    if not text:
+    skips = [re.sub(r'^[^,]*SKIP[^A-Za-z]*', '', line.strip()) for line in lines if re.search('SKIP|skip', line)]
+    assertion = failed_assertion(stream.rest)
+    if not any(line.strip() for line in lines):
         whole = ('not ok', f'printed nothing, {why}')
     elif bad:
         whole = ('not ok', f'{bad} not ok')
-    elif rc == '4' or (rc == '0' and found and not good):
-        whole = ('skip', found[0].reason if found else said)
-    elif rc != '0':
+    elif stream.problems:
+        whole = ('not ok', stream.problems[0])
+    elif status == '4' or status == '0' and (found or stream.plan == 0) and not any(c.verdict == 'ok' for c in found):
+        whole = ('skip', found[0].reason if found else stream.skipped or (skips[-1] if skips else ''))
+    elif status != '0':
         whole = ('not ok', f'{assertion}, {why}' if assertion else why)
     else:
         whole = ('ok', '')
@@ -244,19 +320,17 @@ def read(path: Path) -> list[Item]:
 
 
 def parse(text: str, name: str = '') -> list[Item]:
-    items: list[Item] = []
-    plan = None
-    for line in text.splitlines():
-        m = re.fullmatch(r'(not )?ok +[0-9]+\s*(?:- )?(.*?)(?:\s+# SKIP ?(.*))?', line)
-        if m:
-            items.append(Item('not ok' if m[1] else 'skip' if m[3] is not None else 'ok', m[2].replace('\\#', '#'), m[3] or ''))
-        elif line.startswith('# ') and items and not items[-1].detail:
-            items[-1].detail = line[2:]
-        elif re.match(r'1\.\.[0-9]+', line):
-            plan = int(re.match(r'1\.\.([0-9]+)', line)[1])
-    if plan != len(items):
-        items.append(Item('not ok', name, f'{len(items)} results of {plan if plan is not None else "a plan that is missing"}'))
-    return items
+    """The same of a text; name: what a problem of the whole is called"""
+    stream = read_stream(text.splitlines())
+    if stream.plan == 0 and not stream.results and not stream.problems:
+        return [Item('skip', name, stream.skipped or '')]
+    items = []
+    for result in stream.results:
+        comments = [line[2:] for line in result.after if line.startswith('# ')]
+        items.append(Item(result.verdict, result.name, result.reason or (comments[0] if comments else '')))
+    if stream.plan is None:
+        stream.problems.append(f'{len(items)} results, and no plan')
+    return items + [Item('not ok', name, problem) for problem in stream.problems[:1]]
 
 
 def finish(report: Report) -> int:

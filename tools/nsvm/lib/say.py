@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """Messages: one line about one step, and that a long one is alive"""
+import re
 import sys
 import threading
 import time
@@ -14,6 +15,24 @@ class Fatal(Exception):
     def __init__(self, text: str, status: int = 1) -> None:
         super().__init__(text)
         self.status = status
+
+
+def need_match(pattern: str, text: str, missing: str, status: int = 1) -> str:
+    """The first group of the first match.
+
+    Args:
+        pattern: a regular expression, whose "^" and "$" are those of lines.
+        text: where to look.
+        missing: what the message says if there is no match.
+        status: of the program then.
+
+    Raises:
+        Fatal: there is none.
+    """
+    m = re.search(pattern, text, re.M)
+    if not m:
+        raise Fatal(missing, status)
+    return m[1]
 
 
 def elapsed(since: float) -> str:

@@ -20,7 +20,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterable
 
 from kernel import selftests
 from kernel.kernels import Kernel, series_kernel
@@ -66,6 +66,23 @@ def accelerator(icount: bool) -> str:
     if settings.ACCEL == 'kvm':
         raise Fatal('ACCEL=kvm: this host has no kvm_amd with nested=1, or no access to /dev/kvm')
     return 'tcg'
+
+
+SETTINGS = ('MACHINE', 'ACCEL', 'CPU', 'SMP', 'MEMORY', 'QEMU', 'TIMEOUT', 'TEST_TIMEOUT', 'VIEW')
+
+
+def result_id(kernel: Kernel, tests: Iterable[Path], *more: str | Path) -> str:
+    """Names all that the results of a boot depend on: a kept result counts while this is the same.
+
+    Args:
+        kernel: that was booted.
+        tests: the programs that ran there.
+        more: what else the result depends on, such as the file of the program that judged it.
+    """
+    lab = [f for room in ('lib', 'kernel', 'machine') for f in sorted((place.lab / room).iterdir()) if f.is_file()]
+    q = qemu.find()
+    how = [q.binary, q.version, str(q.plugin), *(getattr(settings, name) for name in SETTINGS)]
+    return digest(kernel.id, *how, *(t for t in tests if t.exists()), *lab, place.lab / 'proof/vmruns.py', *more)
 
 
 def early(kernel: Kernel) -> list[Path]:

@@ -140,6 +140,8 @@ def differences(base: Base, have: dict[str, str]) -> str:
 
 
 def main(args: list[str]) -> int:
+    if settings.given.get('CHECK') == '1':
+        args = ['check']
     if args not in ([], ['check']):
         raise Fatal('usage: lava [check]')
     try:

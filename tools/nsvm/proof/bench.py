@@ -196,7 +196,7 @@ def size_of_vcpu(*where: str | Path) -> int:
 
 
 def sizes(base: Base, was: Kernel, now: Kernel) -> list[str]:
-    ko = [next(m for m in kernel.modules if m.stem == 'kvm-amd') for kernel in (was, now)]
+    ko = [kernel.kvm_amd for kernel in (was, now)]
     text = [sum(map(int, re.findall(r'^\.text\S* +(\d+)', jobs.output(['size', '-A', m]), re.M))) for m in ko]
     # The distribution's module has BTF; of ours, what was not stripped has DWARF
     struct = [size_of_vcpu('--btf_base', was.image, ko[0]), size_of_vcpu(base.b / 'module/arch/x86/kvm/kvm-amd.ko')]
@@ -303,6 +303,8 @@ def part_time(base: Base, report: Report) -> None:
 
 def main(args: list[str]) -> int:
     parts = {'kernel': part_kernel, 'time': part_time}
+    if args[:1] not in (['run'], ['repeat']):
+        args = ['run', *args]
     if not (args[:1] == ['run'] and set(args[1:]) <= set(parts) or args[:1] == ['repeat'] and len(args) <= 2):
         raise Fatal('usage: bench run [kernel|time]... | bench repeat [ROW]')
     base = Base().lock()

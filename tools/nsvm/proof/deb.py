@@ -10,7 +10,6 @@ Results: build/<base>/results/deb.ktap, deb-installed.log, deb-removed.log (and 
 Exit status: 0; 1 if something is wrong; 3 if the base has no packaged kernel, or a program is missing.
 """
 import os
-import re
 import shutil
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from kernel import distro, dkms, module, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap
 from lib.base import Base, digest, put, read
-from lib.say import Fatal, say
+from lib.say import Fatal, need_match, say
 from lib.settings import place, rel
 from machine import boot, qemu
 from proof import expected
@@ -83,7 +82,7 @@ class Host:
 
     def prepare(self, label: str) -> None:
         """What boot() needs: a kernel, no module of KVM, the tests, /lib/modules as it is now"""
-        to, debians = self.d / label, self.base.b / 'distro'
+        to, debians = self.d / label, distro.place_of(self.base)
         order = [m for m in read(debians / 'modules/order').split() if not m.startswith('kvm')]
         put(to / 'modules/order', '\n'.join(order))
         put(to / 'load', LOAD)
@@ -93,7 +92,7 @@ class Host:
         for t in selftests.pat_tests(self.base):
             (to / t).symlink_to(self.base.b / 'selftests' / t)
         # What modprobe comes to
-        needed = re.search(r'^(\S+/kvm-amd\.ko.*)$', read(self.modules / 'modules.dep'), re.M)[1]
+        needed = need_match(r'^(\S+/kvm-amd\.ko.*)$', read(self.modules / 'modules.dep'), 'depmod found no kvm-amd.ko')
         files = [*self.modules.glob('modules.*'), *(self.modules / f for f in needed.replace(':', '').split())]
         jobs.output(['tar', '-C', self.d, '-cf', to / 'modules.tar', *(f.relative_to(self.d) for f in files)])
 
@@ -127,7 +126,7 @@ def check(base: Base, deb: Path) -> int:
     both[1] = [c for c in both[1] if not c.case or (c.test, c.case) in expected.load(stock)]
     of_which = ((f'kvm_amd {host.version}', base, len(base.series())), ("Debian's kvm_amd", stock, stock.unpatched()))
     for found, (which, of, n) in zip(both, of_which):
-        load = next(c for c in found if c.test == 'load')
+        load = next((c for c in found if c.test == 'load'), ktap.Case('load', '', 'not ok', 'modprobe was not run'))
         report.item(load.verdict, f'modprobe loads {which}', load.reason)
         good, text = expected.compare(of, found, n)
         report.item(good, f'PAT tests on {which}', text)

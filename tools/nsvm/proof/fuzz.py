@@ -24,9 +24,9 @@ from typing import Callable
 from kernel import kernels, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap
-from lib.base import Base, digest, put, read
+from lib.base import Base, put, read
 from lib.say import Fatal, Ticker, begun, elapsed, say
-from lib.settings import place, rel
+from lib.settings import rel, settings
 from machine import boot as machine
 from proof import run
 from proof.model import watched
@@ -73,8 +73,7 @@ def figures(log: str) -> str:
 
 def fuzz(base: Base, kernel: Kernel, plain: bool, seconds: int, seed: int) -> int:
     tests, kind = selftests.pat_tests(base), 'plain kernel' if plain else 'debug kernel'
-    lab = [f for f in sorted((place.lab / 'machine').iterdir()) if f.is_file()]
-    stamp, key = kernel.dir / 'fuzz.passed', digest(kernel.id, *lab, *(base.b / 'selftests' / t for t in tests))
+    stamp, key = kernel.dir / 'fuzz.passed', machine.result_id(kernel, [base.b / 'selftests' / t for t in tests])
     known, race_time = read(stamp) == key, seconds // 6 + 1
     report = ktap.Report(base.results / 'fuzz.ktap')
 
@@ -106,6 +105,10 @@ def fuzz(base: Base, kernel: Kernel, plain: bool, seconds: int, seed: int) -> in
 
 
 def main(args: list[str]) -> int:
+    given = settings.given
+    if not args:
+        args = ['replay', given.get('SEED', ''), given['STEPS']] if given.get('STEPS') else \
+            ['run', given.get('TIME', '60'), *filter(None, [given.get('SEED')])]
     plain = args[-1:] == ['plain']
     what, *words = (args[:-1] if plain else args) or ['']
     if any(not word.isdigit() for word in words) or (what, len(words)) not in (('run', 1), ('run', 2), ('replay', 2)):

@@ -12,8 +12,7 @@ model mainline-series  the same with its series: what is a "defect" in differenc
                        longer differ
 model seq SEQ          one sequence, such as run-a.write.smi.rsm.read
 
-Machines with one CPU each share the work, with SHARD=2/3 the second third of it; each VMRUN is
-watched.  A difference is made as short as it can be and printed such that `model seq` takes it.
+Machines with one CPU each share the work; each VMRUN is watched.  A difference is made as short as it can be and printed such that `model seq` takes it.
 
 Results: model.ktap, model-mainline.ktap, model-mainline-series.ktap; what the program said:
 model*.log.  Exit status: 0 no difference, 1 a difference, or it could not be run.
@@ -76,17 +75,10 @@ def show_differences(log: str) -> None:
 
 # ---- this KVM ----
 
-def machine_shares(machines: int) -> list[str]:
-    """What each machine of this shard does, as option -w has it; how many another shard has is all the same"""
-    shard, of = jobs.shard()
-    return [f'{shard + of * i}/{of * machines}' for i in range(machines)]
-
-
 def explore(base: Base, plan: list[str], limit: int, what: str) -> int:
     run.prepare(base)
     selftests.build(base, [PROGRAM])
-    kernel, parts = kernels.series_kernel(base), machine_shares(jobs.workers())
-    shares = range(len(parts))
+    kernel, shares = kernels.series_kernel(base), range(jobs.workers())
     report, begin = Report(base.results / 'model.ktap'), time.monotonic()
     seen = [vmruns.Check(f'model{i}') for i in shares]
     logs = [base.results / f'model{i}.log' for i in shares]
@@ -100,7 +92,7 @@ def explore(base: Base, plan: list[str], limit: int, what: str) -> int:
         return f'part {part} of {len(plan)}, {text.count("# RUN ")} of {sum(planned)} beginnings'
 
     def share(i: int) -> Boot:
-        mine = [f'{t}:-w:{parts[i]}' for t in plan]
+        mine = [f'{t}:-w:{i}/{len(shares)}' for t in plan]
         return one_cpu(kernel, f'model{i}', mine, base, limit, live=seen[i].feed)
 
     say('MODEL', what)
@@ -206,6 +198,9 @@ def sequence(base: Base, seq: str) -> int:
 
 def main(args: list[str]) -> int:
     base = Base()
+    if not args:
+        given = settings.given
+        args = ['seq', given['SEQ']] if given.get('SEQ') else [given['KVM']] if given.get('KVM') else []
     if args in ([], ['run']):
         depth, random, seed = option('DEPTH', 5), option('RANDOM', 600), option('SEED', int(time.time()))
         small = min(depth, 3)

@@ -6,11 +6,6 @@ mutants sample N   N of them, always the same: two that only the view can find, 
                    others spread evenly
 mutants NAME...    these, whatever is known of them; what was built stays to be looked at
 mutants list       what there is: name, line, what it does to which statement
-mutants merge FILE...    take in what other build/<base>/mutants.json know of the same series, tests
-                   and tools, and report; what none of them knows is a failure
-
-SHARD=2/3 with any of the first two does the second third of it: three jobs on three machines, or in
-three build directories, do all, in any order.
 
 A mutant is built and booted with npt=1, and with npt=0 if it lives.  It is killed by the
 first case of the PAT tests that fails, else by a fault that the view finds, or by a kernel
@@ -28,15 +23,14 @@ status: 0 if all were killed or are equivalent, else 1.
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Iterator
 
 from kernel import kernels, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap
-from lib.base import Base, digest, lines, put, read
+from lib.base import Base, lines, put, read
 from lib.say import Fatal, Ticker, elapsed, say
-from lib.settings import place, rel, settings
+from lib.settings import place, rel
 from machine import boot as machine
 from proof import mutate, run
 from proof.mutate import Mutant
@@ -110,11 +104,8 @@ def judge_all(base: Base, todo: list[Mutant], every: list[Mutant],
 
 def depends_on(base: Base, kernel: Kernel) -> str:
     """Names all that a verdict does"""
-    lab = [f for room in ('lib', 'kernel', 'machine') for f in sorted((place.lab / room).iterdir()) if f.is_file()]
-    lab += [place.lab / 'proof' / f for f in ('mutants.py', 'mutate.py', 'vmruns.py')]
     tests = [base.b / 'selftests' / t for t in selftests.pat_tests(base)]
-    how = [getattr(settings, s) for s in ('ACCEL', 'CPU', 'MEMORY', 'QEMU', 'SMP', 'TIMEOUT', 'TEST_TIMEOUT', 'VIEW')]
-    return digest(kernel.id, *how, *tests, *lab)
+    return machine.result_id(kernel, tests, *(place.lab / 'proof' / f for f in ('mutants.py', 'mutate.py')))
 
 
 def to_json(known: dict[str, Result]) -> str:
@@ -148,22 +139,6 @@ def judge_unknown(base: Base, wanted: list[Mutant], every: list[Mutant], again: 
     return past
 
 
-def merge(base: Base, every: list[Mutant], files: list[str]) -> dict[str, Result]:
-    """What all of them know that is still true"""
-    key, known = depends_on(base, kernels.series_kernel(base)), {}
-    own = base.b / 'mutants.json'
-    for file in [*([own] if own.exists() else []), *map(Path, files)]:
-        try:
-            found = {name: Result(**r) for name, r in json.loads(file.read_text()).items()}
-        except (OSError, ValueError, TypeError) as e:
-            raise Fatal(f'{rel(file)} is no mutants.json: {e}') from None
-        mine = {name: r for name, r in found.items() if r.id == key}
-        say('MUTANTS', f'{rel(file)} knows {sum(m.name in mine for m in every)} of {len(every)}')
-        known.update(mine)
-    put(own, to_json(known))
-    return {m.name: Result('unknown', 'in no file of those that were merged') for m in every} | known
-
-
 def report(base: Base, wanted: list[Mutant], every: list[Mutant], known: dict[str, Result], name: str) -> bool:
     """For people, and for make test; is all well?"""
     reasons = dict(line.split(None, 1) for line in lines(base.dir / 'equivalent'))
@@ -183,8 +158,8 @@ def report(base: Base, wanted: list[Mutant], every: list[Mutant], known: dict[st
     print('\n  '.join(['', *(text for verdict, text in told if verdict != 'killed'), *stale]))
     put(base.results / 'mutants.txt', ''.join(f'{text}\n' for _, text in told))
     print(f'  Each mutant and what was the first to kill it: {rel(base.results)}/mutants.txt')
-    bad = [text.split('\n')[0] for verdict, text in told if verdict in ('survived', 'unknown')] + stale
-    more = [f'{total[v]} {v}' for v in ('equivalent', 'unbuilt', 'unknown') if total[v]]
+    bad = [text.split('\n')[0] for verdict, text in told if verdict == 'survived'] + stale
+    more = [f'{total[v]} {v}' for v in ('equivalent', 'unbuilt') if total[v]]
     result = ktap.Report(base.results / 'mutants.ktap')
     result.item(not bad, name, ', '.join([f'{total["killed"]} of {len(wanted)}', *more, *bad]))
     return result.close()
@@ -207,14 +182,10 @@ def main(args: list[str]) -> int:
         n = int(args[1]) - len(some)
         some += [every[i * len(every) // n] for i in range(n)]
         wanted, name = [m for m in every if m in some], 'a sample of mutants is killed'
-    elif args[:1] == ['merge'] and args[1:]:
-        return 0 if report(base, every, every, merge(base, every, args[1:]), name) else 1
     elif args not in ([], ['all']):
         wanted, name, named = [m for m in every if m.name in args], 'these mutants are killed', True
         if len(wanted) != len({*args}):
             raise Fatal(f'no mutant {" ".join({*args} - {m.name for m in wanted})} (mutants list)')
-    (shard, of), wanted = jobs.shard(), jobs.mine(wanted)
-    name += f': part {shard + 1} of {of}' * (of > 1)
     good = report(base, wanted, every, judge_unknown(base, wanted, every, again=named), name)
     if named:
         print(f'  kernel: {rel(base.b)}/mutant0, its sources and objects: {rel(base.b)}/module-mutant0')

@@ -22,7 +22,7 @@ from pathlib import Path
 from kernel import distro, kernels, module, selftests
 from lib import jobs, ktap
 from lib.base import Base, put
-from lib.say import Fatal, begun, elapsed, say, say_error
+from lib.say import Fatal, begun, elapsed, need_match, say, say_error
 from lib.settings import rel, settings
 from machine import ssh
 from proof import bench
@@ -40,7 +40,7 @@ def sections(log: str) -> dict[str, str]:
 
 def facts(log: str) -> list[str]:
     """The machine: CPU, kernel, parameters of kvm_amd"""
-    return [re.search(rf'^# nsvm: {what} ?(.*)$', log, re.M)[1].strip() for what in ('cpu', 'kernel', 'kvm_amd')]
+    return [need_match(rf'^# nsvm: {what} ?(.*)$', log, f'the host does not say its {what}').strip() for what in ('cpu', 'kernel', 'kvm_amd')]
 
 
 class Progress:

@@ -16,14 +16,13 @@ kernels behaved.
 """
 import re
 import time
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from kernel import kernels, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap, versions
-from lib.base import Base, digest, put, read
+from lib.base import Base, put, read
 from lib.ktap import Case
 from lib.say import Fatal, begun, elapsed, say
 from lib.settings import place, rel, settings
@@ -31,41 +30,23 @@ from machine import bochs, boot, qemu
 from proof import report, vmruns
 from source import tree
 
-MACHINE = ('init', 'boot.py', 'bochs.py', 'cpio.py', 'vmrun.c')
-CONFIG = ('MACHINE', 'ACCEL', 'CPU', 'SMP', 'MEMORY', 'TIMEOUT', 'TEST_TIMEOUT', 'VIEW')
 
 
 def halves(past: list[Case], tests: list[str]) -> list[list[str]]:
-    """The tests in two groups that take about as long, by what they took the last time.  A test that is
-    long may be in both: with its fixtures that are in the first one, and with all but these"""
+    """The tests in two groups that take about as long, by what they took the last time."""
     ms = {c.test: c.ms for c in past}
-    parts: list[tuple[float, str, str]] = []		# time, test, fixture
-    for t in tests:
-        fixtures = Counter(c.case.partition('.')[0] for c in past if c.test == t and '.' in c.case)
-        of = {f: ms[t] * n / fixtures.total() for f, n in fixtures.items()} if len(fixtures) > 1 else {'': ms.get(t, 0)}
-        parts += [(time, t, f) for f, time in of.items()]
-    groups: list[list[tuple[float, str, str]]] = [[], []]
-    for part in sorted(parts, key=lambda part: -part[0]):
-        min(groups, key=lambda g: sum(time + 1 for time, _, _ in g)).append(part)
-    first, second = ([(t, f) for _, t, f in g] for g in groups)
-    both = {t for t, _ in first} & {t for t, _ in second}
-
-    def arguments(t: str, option: str) -> str:
-        return ':'.join([t, *(f'{option}:{f}' for name, f in first if name == t and t in both)])
-    return [[arguments(t, option) for t in tests if t in {name for name, _ in group}]
-            for group, option in ((first, '-f'), (second, '-F')) if group]
+    groups: list[list[str]] = [[], []]
+    for t in sorted(tests, key=lambda t: -ms.get(t, 0)):
+        min(groups, key=lambda group: sum(ms.get(t, 0) + 1 for t in group)).append(t)
+    return [[t for t in tests if t in group] for group in groups if group]
 
 
 def merge(logs: list[str], tests: list[str]) -> str:
-    """One log of them, the tests in that order; what is in both has one beginning and one end"""
-    found = [m for log in logs for m in re.finditer(
-        r'^# nsvm: begin (\S+)\n(.*?)^# nsvm: end \S+ rc=([0-9]+) ms=([0-9]+)\n', log, re.M | re.S)]
-    out = [logs[0].partition('\n')[0] + '\n']
-    for t in tests:
-        parts = [m for m in found if m[1] == t]
-        rc, ms = max(int(m[3]) for m in parts), sum(int(m[4]) for m in parts)
-        out.append(f'# nsvm: begin {t}\n{"".join(m[2] for m in parts)}# nsvm: end {t} rc={rc} ms={ms}\n')
-    return ''.join([*out, '# nsvm: done\n'])
+    """One log of those of several machines, the tests in that order."""
+    parts = {m[1]: m[0] for log in logs for m in re.finditer(
+        r'^# nsvm: begin (\S+)\n.*?^# nsvm: end [^\n]*\n', log, re.M | re.S)}
+    first_line = logs[0].partition('\n')[0]
+    return ''.join([f'{first_line}\n', *(parts[t] for t in tests), '# nsvm: done\n'])
 
 
 def on_bochs(base: Base, kernel: Kernel, label: str, tests: list[str]) -> None:
@@ -111,12 +92,6 @@ def join(to: Path, logs: list[Path]) -> None:
                     line = f'{kind} {last} {rest}'
                 f.write(line)
             past = last
-
-
-def base_id(kernel: Kernel, base: Base, tests: list[str]) -> str:
-    q = qemu.find()
-    return digest(kernel.id, read(base.b / 'selftests/.stamp'), *(place.lab / 'machine' / f for f in MACHINE),
-                  place.lab / 'proof/vmruns.py', q.binary, q.version, str(q.plugin), *tests, *(getattr(settings, c) for c in CONFIG))
 
 
 def base_alone(base: Base, kernel: Kernel) -> int:
@@ -172,7 +147,7 @@ def main(args: list[str]) -> int:
     tests = selftests.wanted(base)
     if not tests:
         raise Fatal(f'no tests to run: no svm_nested_pat test in {rel(place.overlay)}')
-    made_of = base_id(kernel, base, tests)
+    made_of = boot.result_id(kernel, [base.b / 'selftests' / t for t in tests])
 
     def run_base() -> None:
         if read(result('base.id')) == made_of and result('base.log').exists():

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
-"""test [short] - everything that can be verified on this machine
+"""test [short] [ALL=1] - everything that can be verified on this machine
 
-short: what that does with each other base: patches apply, base and series build, PAT tests
-with npt=1 and npt=0, mainline's own test.  Each item is one line: "ok", "not ok" or "SKIP",
+short: what that does with each other base: patches apply, base and series build, PAT tests.
+ALL=1 takes an hour and adds: whole kernels of bases that have no packaged one (without it, what
+the series changes of KVM is compiled, and not run); of other bases npt=0 and mainline's own test,
+and all that the quirk of an opt-in can change; mainline's model without its series; on Bochs the
+kernel without the series, nrips=0, and kernels that are broken on purpose.  Each item is one line: "ok", "not ok" or "SKIP",
 what it is, and what was seen.  What PAT tests must say of a kernel is in patches/<base>/cases,
 see expected.py.
 The parts that are programs of their own are started as such, and read by their KTAP.  JOBS=
@@ -21,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Callable
 
-from kernel import kernels, selftests
+from kernel import kernels, selftests, whole
 from kernel.kernels import Kernel
 from lib import base as bases
 from lib import jobs, ktap, versions
@@ -38,6 +41,10 @@ Items = list[Item]
 Chain = list[tuple[str, Callable[[], Items]]]	# titles, and what gives their items, in this order
 MUTANTS = '8'		# of the sample
 FUZZ = '60'		# seconds
+
+
+def is_all() -> bool:
+    return settings.given.get('ALL') == '1'
 
 
 def item(good: bool | str, name: str, detail: str = '') -> Item:
@@ -57,10 +64,10 @@ def attempt(name: str, fn: Callable[[], object]) -> Item:
     return item(not wrong, name, str(wrong or ''))
 
 
-def arguments() -> list[str]:
+def arguments(name: str) -> list[str]:
     """Settings, and what is locked already, by this program or the one above, for one below"""
     above = [path for path in settings.LOCKED.split(':') if path]
-    return [*settings.arguments(), f'LOCKED={":".join([*above, *map(str, bases.locked)])}']
+    return [*settings.arguments(), *['ALL=1'] * (is_all() and name == 'test'), f'LOCKED={":".join([*above, *map(str, bases.locked)])}']
 
 
 def program(base: Base, name: str, *args: str, result: Path | None = None, skip: str = '') -> Items:
@@ -68,7 +75,7 @@ def program(base: Base, name: str, *args: str, result: Path | None = None, skip:
     log = base.logs / f'test-{"-".join([name, *args]).replace("/", "_").replace("=", "_")}.log'
     found = result or base.results / f'{name}.ktap'
     found.unlink(missing_ok=True)
-    rc = jobs.call([place.lab / 'nsvm', name, *args, *arguments()], log)
+    rc = jobs.call([place.lab / 'nsvm', name, *args, *arguments(name)], log)
     if rc == 3 and skip:
         return [item('skip', skip, jobs.last_line(read(log)))]
     items = ktap.read(found) if found.exists() else []
@@ -206,12 +213,12 @@ def neighbours(base: Base, two: list[Kernel], boots: list[Boot], npt: int, tests
         again = ''
         if t == 'state_test' and (was != ['ok'] or now != ['ok']):
             # The emulator loses AVX state about once in 200 runs: once more
-            again = ', second try'
+            again = ', PASSED AT THE SECOND TRY'
             was, now = (verdicts(boot.run(k, f'again-{k.label}-npt{npt}', [t], base=base, npt=npt), t) for k in two)
         same = was == now and bool(now)
         short = f'the same {len(now)} verdicts' if len(now) > 1 else now[0] if now else ''
         items.append(item(same, f'neighbour {t}, npt={npt}', f'{short} on both{again}' if same else
-                          f'base: {", ".join(was) or "no result"}; series: {", ".join(now) or "no result"}{again}'))
+                          f'base: {", ".join(was) or "no result"}; series: {", ".join(now) or "no result"}'))
     return items
 
 
@@ -231,6 +238,13 @@ def two_kernels(base: Base, two: list[Kernel], npt: int, tests: list[str]) -> It
     return items + (neighbours(base, two, [was, now], npt, tests) if was and now else [])
 
 
+def objects(base: Base) -> Items:
+    """In place of a whole kernel: what the series changes compiles"""
+    compiled = whole.compile_objects(base)
+    return [item(True, 'what the series changes of KVM compiles (W=1, KVM_WERROR)', ' '.join(Path(o).name for o in compiled)),
+            item('skip', 'PAT tests', 'they take a whole kernel, as Debian packages none of this base: make test ALL=1')]
+
+
 def smp(base: Base, series: Kernel) -> Items:
     items: Items = []
     b = booted(base, series, 'series-smp2', selftests.pat_tests(base), 'two CPUs', items, smp=2)
@@ -239,17 +253,21 @@ def smp(base: Base, series: Kernel) -> Items:
 
 
 def on_bochs(base: Base, two: list[Kernel]) -> Items:
-    """PAT tests of both kernels on the other machine, of the series with nrips=0 as well"""
+    """PAT tests on the other machine"""
     n, stock, pats = len(base.series()), base.unpatched(), selftests.pat_tests(base)
+    parts = [('the base', pats, stock), ('the series', ['load:series.ko:nested=1', *pats], n),
+             ('the series with nrips=0', ['load:series.ko:nested=1:nrips=0', *pats], n)]
+    if not is_all():
+        parts = [('the base', [], stock), parts[1]]
     try:
-        tests = [*pats, 'load:series.ko:nested=1', *pats, 'load:series.ko:nested=1:nrips=0', *pats]
+        tests = [test for _, tests, _ in parts for test in tests]
         b, _ = bochs.run(two[0], 'bochs', tests, base=base, others={'series': two[1]})
     except Fatal as e:
         return [item('skip' if e.status == debian.NOT_HERE else False, 'PAT tests on Bochs', str(e))]
     found = [ktap.cases(section) for section in bochs.sections(b.text())]
     refused = bochs.refused(base.results / 'bochs.bochs')
     return [*(judged(f'PAT tests on {what}, on Bochs', expected.compare(base, cases, patches))
-              for what, cases, patches in zip(('the base', 'the series', 'the series with nrips=0'), found, (stock, n, n))),
+              for (what, tests, patches), cases in zip(parts, found) if tests),
             item(not refused, "Bochs' CPU refuses no VMRUN", refused[0][1] if refused else '')]
 
 
@@ -283,7 +301,7 @@ def with_quirk(base: Base, series: Kernel) -> Items:
     items: Items = []
     pats, tests_dir = selftests.pat_tests(base), selftests.build(base, unaware=True)
     stock = kernels.tree_kernel(base, base.root(), 'stock', 'kernel-stock')
-    for npt in (1, 0):
+    for npt in (1, 0) if is_all() else (1,):
         was, now = jobs.together(*(lambda k=k, label=label: booted(
             base, k, f'{label}-npt{npt}', pats, f'{label} boots, npt={npt}', items, npt=npt, tests_dir=tests_dir)
             for k, label in ((stock, 'stock'), (series, 'quirk'))))
@@ -327,11 +345,11 @@ def own_test(base: Base, two: list[Kernel]) -> Chain:
 
 def shared(base: Base, series: Kernel) -> Chain:
     """Of bases whose series has the quirk; what is a port of another one's has no more than that"""
-    if not base.is_opt_in():
+    if not base.is_opt_in() or not (is_all() or base.before[-1].is_default()):
         return []
     more = [('Checkpoints between kernels, with and without the quirk', lambda: program(base, 'migrate', 'run')),
             ('Each short sequence of operations, with and without the quirk', lambda: program(base, 'model', 'test'))]
-    return [('The quirk enabled', lambda: with_quirk(base, series)), *(more if base.before[-1].is_default() else [])]
+    return [('The quirk enabled', lambda: with_quirk(base, series)), *(more if base.before[-1].is_default() and is_all() else [])]
 
 
 def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
@@ -340,7 +358,7 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
     same = 'does what the model does'
     models = [(f'Another KVM {same}: {what}', lambda what=what, more=more: program(
         base, 'model', what, *more, result=base.results / f'model-{what}.ktap', skip=f'{what} {same}'))
-        for what, more in (('mainline', []), ('mainline-series', ['RANDOM=8']))]
+        for what, more in (('mainline', []), ('mainline-series', ['RANDOM=8'])) if more or is_all()]
     own_tests = {f.name: (f'The lab\'s own tests: {f.name}', lambda f=f: tap(f))
                  for f in sorted((place.lab / 't').glob('*.t'))}
     checks = [('Series', lambda: series_items(base)),
@@ -364,7 +382,7 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
              *(part for port, part in others.items() if port not in alone)],
             [*checks, own_tests.pop('checks.t')], [steps],
             [('Bochs, a CPU that obeys g_pat', lambda: on_bochs(base, two)),
-             ('Memory types, on Bochs', lambda: program(base, 'types', 'mutants', skip='memory types'))],
+             ('Memory types, on Bochs', lambda: program(base, 'types', *['mutants'] * is_all(), skip='memory types'))],
             *([part] for part in (
                 ('Kernels broken on purpose', lambda: program(base, 'mutants', 'sample', MUTANTS)),
                 ('Each short sequence of operations, against the model', lambda: program(base, 'model', 'test')),
@@ -390,7 +408,7 @@ def other(name: str) -> Items:
     log = base.logs / 'test-short.log'
     result = base.results / 'short.ktap'
     result.unlink(missing_ok=True)
-    given = [a for a in arguments() if not a.startswith(('BASE=', 'LINUX='))]
+    given = [a for a in arguments('test') if not a.startswith(('BASE=', 'LINUX='))]
     jobs.call([place.lab / 'nsvm', 'test', 'short', f'BASE={name}', *given], log)
     return [Item(i.verdict, f'{name}: {i.name}', i.detail) for i in ktap.read(result)]
 
@@ -418,7 +436,7 @@ def record_tested(base: Base, report: Report, content: str, made_with: dict[str,
     file.unlink(missing_ok=True)
     if not report.count('not ok') and content == base.content_id():
         put(file, f'content {content}\ndate {datetime.date.today()}\n'
-                  f'summary Tested with make test: {report.summary()} ({versions.short(made_with)}).\n')
+                  f'summary Tested with make test{" ALL=1" * is_all()}: {report.summary()} ({versions.short(made_with)}).\n')
 
 
 def main(args: list[str]) -> int:
@@ -434,8 +452,11 @@ def main(args: list[str]) -> int:
         content = base.content_id()
         if not base.own_tests():
             # Now, as parts of what follows move mainline's src
-            for quirk in {base.is_opt_in()} if short else {False, True}:
+            for quirk in ({base.is_opt_in()} if is_all() else set()) if short else {False, True}:
                 attempt('', lambda quirk=quirk: not selftests.mainline_test(quirk))
+        if short and base.key('source') and not is_all():
+            run_groups(report, [[('Series', lambda: series_items(base)), ('Objects', lambda: objects(base))]])
+            return ktap.finish(report)
         tests = [] if short else selftests.NEIGHBOURS
         programs = [] if short else [f.stem for f in selftests.overlay_files(base, '*.c')]
         two = [kernels.base_kernel(base), kernels.series_kernel(base)]
@@ -445,7 +466,8 @@ def main(args: list[str]) -> int:
         say('VERSIONS', versions.short(made_with))
         if short:
             run_groups(report, [[('Series', lambda: series_items(base)), *(
-                (f'npt={npt}', lambda npt=npt: two_kernels(base, two, npt, [])) for npt in (1, 0)), *own_test(base, two),
+                (f'npt={npt}', lambda npt=npt: two_kernels(base, two, npt, [])) for npt in ((1, 0) if is_all() else (1,))),
+                *(own_test(base, two) if is_all() else []),
                 *shared(base, two[1])]])
         else:
             run_groups(report, groups(base, two, tests))
@@ -455,4 +477,7 @@ def main(args: list[str]) -> int:
     except Fatal as e:
         # What the rest cannot do without
         report.item('skip' if short and e.status == 3 else False, 'source, kernels and tests', str(e))
+    for i in report.items:
+        if i.detail.endswith('SECOND TRY'):
+            say('AGAIN', f'{i.name}: {i.detail}')
     return ktap.finish(report)

@@ -11,10 +11,10 @@ passes by itself.  Exit status: 0, or 3 if nothing could be had.
 """
 from pathlib import Path
 
-from lib import jobs, ktap
+from lib import ktap
 from lib.base import Base, digest, git, git_ok, names, read
 from lib.say import Fatal, say
-from lib.settings import place, rel
+from lib.settings import place
 from source import apply, debian, package, release, tree
 from source.debian import NOT_HERE
 
@@ -46,8 +46,19 @@ def in_order(found: dict[tuple[str, str], list[str]]) -> list[tuple[str, str]]:
             for version in release.newest_first({version for of, version in found if of == name})]
 
 
-def tree_of_package(base: Base, version: str, suites: list[str]) -> Path:
-    """What patches touch of a release, a git tree with tag base"""
+def src_of(package: str, version: str) -> tuple[Path, str] | None:
+    """A src that was made of that release, and its commit without any series"""
+    for mark in place.build.glob('*/src/.git/nsvm-source'):
+        if read(mark).startswith(f'source {package} {version}\n'):
+            root = read(mark.with_name('nsvm-root')).strip() or read(mark.with_name('nsvm-base')).strip()
+            return mark.parents[1], root
+    return None
+
+
+def tree_of_package(base: Base, version: str, suites: list[str]) -> tuple[Path, str]:
+    """A git tree with what patches touch of a release, and its commit"""
+    if there := src_of(base.key('package'), version):
+        return there
     to = place.build / f'bases/{base.key("package")}_{version}'
     if not read(to / '.git/nsvm-base'):
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -57,16 +68,18 @@ def tree_of_package(base: Base, version: str, suites: list[str]) -> Path:
                 apt.update()
                 archive = apt.fetch(base.key('package'), version)
         package.make_tree(base, archive, to, TOUCHED, suites[0])
-    return to
+    return to, 'base'
 
 
-def tree_of_file(base: Base) -> Path:
+def tree_of_file(base: Base) -> tuple[Path, str]:
     """The same of a base that has one release, the file of a source package"""
+    if there := src_of(base.key('file'), base.key('version')):
+        return there
     to = place.build / f'bases/{base.key("file")}'
     if not read(to / '.git/nsvm-base'):
         to.parent.mkdir(parents=True, exist_ok=True)
         package.make_tree(base, release.file_of(base), to, TOUCHED, base.key('suite'))
-    return to
+    return to, 'base'
 
 
 def borrow(named: str) -> tuple[Path, str]:
@@ -116,16 +129,16 @@ def main(args: list[str]) -> int:
         suites = found[name, version]
         of = [base for base in bases if base.key('package') == name]
         try:
-            repo = tree_of_package(of[0], version, suites)
+            repo, commit = tree_of_package(of[0], version, suites)
         except Fatal as e:
             report.item('skip', f'{name} {version}', str(e))
             continue
         for base in of:
-            report_on(report, base, repo, 'base', f'{base.name} on {version} ({", ".join(suites)})')
+            report_on(report, base, repo, commit, f'{base.name} on {version} ({", ".join(suites)})')
     for base in bases:
         if base.key('file'):
             try:
-                report_on(report, base, tree_of_file(base), 'base', f'{base.name} on {base.key("kernel")} (the file {base.key("file")})')
+                report_on(report, base, *tree_of_file(base), f'{base.name} on {base.key("kernel")} (the file {base.key("file")})')
             except Fatal as e:
                 report.item('skip', f'{base.name} on {base.key("kernel")}', str(e))
     if trees:

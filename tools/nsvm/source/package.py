@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 
 from lib import jobs
-from lib.base import Base, git, put, read
+from lib.base import Base, digest, git, put, read
 from lib.say import Fatal, elapsed, say
-from lib.settings import place
+from lib.settings import place, rel
 from source import debian
 
 # Patterns for tar, "*" across directories, and for git's sparse checkout.  Each is in
@@ -68,6 +68,21 @@ def commit_all(where: Path, message: str) -> None:
     git(where, 'tag', 'base')
 
 
+def clone_sibling(source: str, part: list[str], to: Path) -> bool:
+    """Take the source from another base's src, if one has the same part of the same archive."""
+    for mark in place.build.glob('*/src/.git/nsvm-source'):
+        if read(mark) == source and read(mark.with_name('nsvm-part')) == digest(*part):
+            begin, sibling = time.monotonic(), mark.parents[1]
+            root = read(mark.with_name('nsvm-root')).strip() or read(mark.with_name('nsvm-base')).strip()
+            git(sibling, 'clone', '-q', '--no-checkout', str(sibling), str(to))
+            git(to, 'remote', 'remove', 'origin')
+            git(to, 'checkout', '-q', '-B', 'series', root)
+            git(to, 'tag', '-f', 'base')
+            say('TREE', f'the source is that of {rel(sibling)}, cloned ({elapsed(begin)})')
+            return True
+    return False
+
+
 def make_tree(base: Base, archive: Path, to: Path, part: list[str], suite: str = '') -> None:
     """The directory to becomes a git tree of that archive, whole or not at all.
 
@@ -79,15 +94,17 @@ def make_tree(base: Base, archive: Path, to: Path, part: list[str], suite: str =
     tmp = to.with_name(f'{to.name}.tmp')
     shutil.rmtree(tmp, ignore_errors=True)
     try:
-        unpack(archive, tmp, part)
-        kernel, begin = release(tmp), time.monotonic()
-        package = base.key('package') or base.key('source')
-        commit_all(tmp, f"{base.project()} {kernel}, Debian's {package}")
-        say('TREE', f'git tree made, tag base ({elapsed(begin)})')
         version = debian.version_of(archive) if archive.suffix == '.deb' else base.key('version')
         sha256 = read(archive.with_name(f'{archive.name}.sha256')).strip()
-        put(tmp / '.git/nsvm-source', f'source {base.key("package") or base.key("file")} {version}\n'
-                                      f'suite {suite or "own"}\nsha256 {sha256} {archive.name}\n')
+        source = (f'source {base.key("package") or base.key("file")} {version}\n'
+                  f'suite {suite or "own"}\nsha256 {sha256} {archive.name}\n')
+        if not clone_sibling(source, part, tmp):
+            unpack(archive, tmp, part)
+            kernel, begin = release(tmp), time.monotonic()
+            package = base.key('package') or base.key('source')
+            commit_all(tmp, f"{base.project()} {kernel}, Debian's {package}")
+            say('TREE', f'git tree made, tag base ({elapsed(begin)})')
+        put(tmp / '.git/nsvm-source', source)
         put(tmp / '.git/nsvm-base', git(tmp, 'rev-parse', 'HEAD') + '\n')
         shutil.rmtree(to, ignore_errors=True)
         tmp.replace(to)

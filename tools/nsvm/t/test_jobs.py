@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""How many things at a time, which of them in a shard, and what is done alone"""
+"""How many things at a time, how a program ends, and what is done alone"""
 import sys
 import tempfile
 import time
@@ -10,9 +10,7 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib import jobs
 from lib.base import alone
-from lib.say import Fatal
 from lib.settings import settings
-from proof import model
 
 
 def with_settings(**values: str):
@@ -37,31 +35,33 @@ class Workers(unittest.TestCase):
         self.assertEqual(self.workers(2, 100, JOBS='7'), 7)
 
 
-class Shards(unittest.TestCase):
-    def test_each_in_one(self) -> None:
-        items = list(range(17))
-        for of in (1, 2, 3, 8, 17, 20):
-            parts = []
-            for i in range(1, of + 1):
-                with with_settings(SHARD=f'{i}/{of}'):
-                    parts.append(jobs.mine(items))
-            self.assertEqual(sorted(n for part in parts for n in part), items)
-            self.assertLessEqual(max(map(len, parts)) - min(map(len, parts)), 1)
+class Groups(unittest.TestCase):
+    def test_a_group_is_killed_while_its_leader_has_the_number(self) -> None:
+        states: list[str] = []
 
-    def test_each_beginning_in_one_machine(self) -> None:
-        """As svm_nested_pat_model.c divides them; shards have machines of their own number"""
-        for machines in ([1], [3], [1, 2, 5], [2, 2]):
-            done: list[int] = []
-            for i, n in enumerate(machines, 1):
-                with with_settings(SHARD=f'{i}/{len(machines)}'):
-                    shares = [tuple(map(int, s.split('/'))) for s in model.machine_shares(n)]
-                done += [b for share, of in shares for b in range(100) if b % of == share]
-            self.assertEqual(sorted(done), list(range(100)))
+        def killpg(pid: int, _: int) -> None:
+            states.append(Path(f'/proc/{pid}/stat').read_text().split(') ')[1][0] if Path(f'/proc/{pid}').exists() else 'gone')
+        for argv, timeout, status in ((['true'], None, 0), (['false'], 5, 1)):
+            with mock.patch.object(jobs.os, 'killpg', killpg):
+                self.assertEqual(jobs.finish(jobs.start(argv), timeout), status)
+        self.assertEqual(states, ['Z', 'Z'])
 
-    def test_not_one(self) -> None:
-        for bad in ('0/3', '4/3', '3', '1/0', '-1/3', 'a/b', ''):
-            with with_settings(SHARD=bad), self.assertRaisesRegex(Fatal, 'is not like 2/3'):
-                jobs.shard()
+    def test_what_was_reaped_is_not_killed(self) -> None:
+        p = jobs.start(['true'])
+        p.wait()
+        with mock.patch.object(jobs.os, 'killpg') as killpg:
+            self.assertEqual(jobs.finish(p), 0)
+        killpg.assert_not_called()
+
+    def test_the_time_limit(self) -> None:
+        self.assertIsNone(jobs.finish(jobs.start(['sleep', '9']), 0.1))
+
+    def test_what_a_leader_leaves_ends(self) -> None:
+        with tempfile.TemporaryDirectory() as d:
+            self.assertEqual(jobs.call(['sh', '-c', f'sleep 9 & echo $! >{d}/pid']), 0)
+            state = Path(f'/proc/{Path(d, "pid").read_text().strip()}/stat')
+            time.sleep(0.1)
+            self.assertTrue(not state.exists() or ') Z' in state.read_text())
 
 
 class Alone(unittest.TestCase):

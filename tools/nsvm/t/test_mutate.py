@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 """Mutants: ways to break a statement, and names that last"""
-import json
 import sys
-import tempfile
 import unittest
 from pathlib import Path
-from types import SimpleNamespace
-from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from lib.say import Fatal
 from proof import mutants, mutate
 from proof.mutants import Result
 
@@ -80,30 +75,3 @@ class Test(unittest.TestCase):
                             ({near.name: 'c', last.name: 'b'}, 'bac'), ({last.name: 'gone', far.name: 'c'}, 'cab')):
             results = {name: Result('killed', by=by) for name, by in known.items()}
             self.assertEqual(''.join(mutants.in_order(last, tests, every, results)), want)
-
-    def test_merge(self) -> None:
-        """By name, of what is still true"""
-        every, now = found(set(range(1, 11)))[:4], 'id'
-        one, two, three, four = (m.name for m in every)
-
-        def file(name: str, **results: str) -> str:
-            text = {n: {'verdict': v, 'id': i} for n, (v, i) in results.items()}
-            (d / name).write_text(json.dumps(text))
-            return str(d / name)
-
-        with tempfile.TemporaryDirectory() as tmp, mock.patch.object(mutants, 'depends_on', lambda *_: now), \
-                mock.patch.object(mutants.kernels, 'series_kernel'), mock.patch.object(mutants, 'say'):
-            d = Path(tmp)
-            base = SimpleNamespace(b=d)
-            files = [file('1', **{one: ('killed', now), two: ('killed', 'old')}),
-                     file('2', **{two: ('survived', now), three: ('killed', 'old')})]
-            more = [file('3', **{four: ('unbuilt', now)})]
-            for known, given, want in ((False, files, ['killed', 'survived', 'unknown', 'unknown']),
-                                       (True, more, ['killed', 'survived', 'unknown', 'unbuilt'])):
-                self.assertEqual((d / 'mutants.json').exists(), known)
-                result = mutants.merge(base, every, given)
-                self.assertEqual([result[m.name].verdict for m in every], want)
-            (d / '3').write_text('{')
-            for bad in ('3', 'none'):
-                with self.assertRaisesRegex(Fatal, f'{bad} is no mutants.json'):
-                    mutants.merge(base, every, [str(d / bad)])

@@ -17,6 +17,7 @@ code, test = 'arch/x86/kvm/x.c', 'tools/testing/selftests/kvm/x86/toy_test.c'
 AUTHOR = 'Jürgen Toy With A Name That Makes Git Fold'
 PLACES = [f'BUILD={top}/build', f'PATCHES={top}/patches', f'OVERLAY={overlay}', 'BASE=toy']
 count = 0
+prefix: list[str] = []		# what nsvm is started by
 os.environ.update(HOME=str(top), XDG_CACHE_HOME=f'{top}/cache', XDG_DATA_HOME=f'{top}/data', EMAIL='')
 sys.path.insert(0, str(lab))
 
@@ -40,7 +41,7 @@ def git(where: Path, *args: str) -> str:
 
 
 def nsvm(program: str, *args: str) -> subprocess.CompletedProcess:
-    return run(lab / 'nsvm', program, *PLACES, *args)
+    return run(*prefix, lab / 'nsvm', program, *PLACES, *args)
 
 
 def script(file: Path, text: str) -> None:

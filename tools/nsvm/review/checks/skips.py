@@ -2,12 +2,11 @@
 # The selftest: skips where there is nothing to test (whole, fast)
 # depends: kernel tools/nsvm/machine
 import os
-import re
 import shutil
 
 from kernel.kernels import Kernel
 from lib.base import put
-from lib.say import Fatal
+from lib.say import Fatal, need_match
 from lib.settings import settings
 from machine import boot
 
@@ -26,14 +25,14 @@ def check(series, n: int) -> str:
     shutil.copytree(kernel.dir, intel.dir, symlinks=True, copy_function=os.link)
     put(intel.dir / 'modules/order', ''.join(f'{m.stem}\n' for m in kernel.modules if m.stem != 'kvm-amd'))
     settings.set(ACCEL='tcg')
-    amd = next(m for m in kernel.modules if m.stem == 'kvm-amd')
+    amd = kernel.kvm_amd
     for label, of, more in (
             ('no-kvm', kernel, {'files': [vm / 'test']}),
             ('intel', intel, {'files': [vm / 'test', amd], 'cpu': 'max,vendor=GenuineIntel,family=6,model=85,-svm'}),
             ('test', kernel, {'parameters': 'nested=0'})):
         said = boot.run(of, f'check-skip-{label}', [label], base=series.base, tests_dir=vm, view=False, **more).text()
         print(said)
-        rc = re.search(r'^# nsvm: end .* rc=(\d+)', said, re.M)[1]
+        rc = need_match(r'^# nsvm: end .* rc=(\d+)', said, 'the test did not end')
         if rc != '4':
             raise Fatal(f'{label.replace("test", "nested=0")}: exit status {rc}, and not 4')
     return 'exit status 4 without /dev/kvm, on an Intel CPU, with nested=0'

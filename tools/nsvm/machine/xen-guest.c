@@ -21,7 +21,8 @@ typedef unsigned long long u64;
 #define SCHED_YIELD	0
 #define SCHED_SHUTDOWN	2
 #define DATA		4096
-#define ROUNDS		50
+#define SHORT		50	/* rounds, with an exit to Xen after so many */
+#define LONG		1000	/* for migrations: most of the time, the guest is active */
 
 struct start_info {
 	u32 magic, version, flags, nr_modules;
@@ -138,13 +139,14 @@ static u32 sum(void)
 }
 
 /* Some time in guest mode, an exit to Xen now and then */
-static void work(void)
+static void work(int rounds)
 {
 	int right = 1;
 
-	for (int i = 0; i < ROUNDS; i++) {
+	for (int i = 1; i <= rounds; i++) {
 		right &= sum() == expected;
-		hypercall(SCHED_OP, SCHED_YIELD, 0);
+		if (i % SHORT == 0)
+			hypercall(SCHED_OP, SCHED_YIELD, 0);
 	}
 	puts("\n# stack: L2 ");
 	number(++times);
@@ -182,12 +184,12 @@ void run(const struct start_info *info)
 	for (s = (const char *)(u32)info->cmdline; (pat = word(&s)); ) {
 		say("writes ", pat);
 		wrmsr(MSR_IA32_PAT, pat);
-		work();
-		work();
+		work(SHORT);
+		work(SHORT);
 	}
 	puts(*s ? "\n# stack: L2 goes on\n" : "\n# stack: L2 is done\n");
 	while (*s)
-		work();
+		work(LONG);
 	/* At poweroff Xen would halt, and QEMU go on */
 	hypercall(SCHED_OP, SCHED_SHUTDOWN, &reboot);
 }

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
-"""xen [short] - Xen as L1, which leaves IA32_PAT to its guests: whose PAT has whom?
+"""xen [PART] - Xen as L1, which leaves IA32_PAT to its guests: whose PAT has whom?
 
 Debian's own Xen is started by the installed QEMU in L0, on the kernels of stack.py.  Each VMRUN
-is watched, and which PATs each guest was run with decides, not what a console says:
+is watched, and which PATs each guest was run with decides, not what a console says.  PART is one
+of these, by default all but the last one:
 
 one      its dom0, a program of ours (machine/xen-guest.c), writes the PATs of other systems
 two      Debian's kernel as dom0 has xl start two guests, each of which writes its own PAT, and
          then save and restore the first one (machine/xen-dom0)
 moved    QEMU saves Xen with a running guest on the stock kernel, and restores it on the series, and
          on the opt-in of it, whose quirk this QEMU leaves enabled
-short, for make test: "one", with the Xen of the machine's own release.
+short    for make test: "one", with the Xen of the machine's own release.
 
 What Xen or dom0 does not bring to its end is tried TRIES times; "two" is a SKIP if none is.
 
@@ -34,7 +35,7 @@ from proof import stack
 from proof.stack import CARRIED, NAMES, PATS, RESET
 from proof.vmruns import Check
 from proof.watch import Watch, svg
-from source import debian
+from source import debian, release
 
 VERSIONS = {'bookworm': '4.17', 'trixie': '4.20'}
 XEN = '0000050100070406'		# its own: xen/arch/x86/include/asm/processor.h, XEN_MSR_PAT
@@ -42,6 +43,7 @@ FIRST, SECOND = [*PATS][:2]		# what two guests write
 NAMED = NAMES | {XEN: 'Xen'}
 INSTALLED = stack.Vmm('installed', Path('/'))
 TRIES = 4
+PARTS = ('one', 'two', 'moved', 'short')
 CC = ['gcc', '-m32', '-march=i686', '-Os', '-Wall', '-Wextra', '-Werror', '-ffreestanding', '-fno-pie', '-no-pie',
       '-fno-stack-protector', '-fno-asynchronous-unwind-tables', '-nostdlib', '-static',
       '-Wl,-Ttext-segment=0x100000,--build-id=none']
@@ -99,10 +101,11 @@ class Dom0(Kernel):
 def linux(base: Base, to: Path) -> Path:
     """The kernel of the base's version that can be dom0, which the cloud flavour cannot: its vmlinuz"""
     name = f'linux-image-{distro.info(base, "release").replace("-cloud", "")}-unsigned'
-    version = distro.info(base, 'version')
+    version, suite, _ = release.of_src(base)
     deb = debian.at_hand(name, version, '')
     if not deb:
-        with debian.Archive('') as apt:
+        with debian.Archive(suite) as apt:
+            apt.update()
             deb = apt.fetch(name, version)
     debian.unpack(deb, to, '*/vmlinuz*', *(f'*/{m}.ko*' for m in MODULES))
     for ko in [*to.rglob('*.ko*')]:
@@ -116,11 +119,13 @@ def utilities(suite: str) -> list[Path]:
     root = debian.root(suite, f'xen-utils-{version}', [f'xen-utils-{version}'])
     loader = next(root.glob('lib64/ld-linux-x86-64.so.2')).resolve()
     libraries = [*root.glob('usr/lib/x86_64-linux-gnu'), *root.glob('lib/x86_64-linux-gnu')]
-    programs = [root / f'usr/lib/xen-{version}/bin' / p for p in PROGRAMS]
-    words = ' '.join(jobs.output([loader, '--library-path', ':'.join(map(str, libraries)), '--list', p]) for p in programs)
-    found = {Path(w) for w in words.split() if w.startswith(str(root))}
-    return [*programs, *sorted(found), *(next(f for d in libraries for f in [d / n] if f.exists())
-                                         for n in ('libgcc_s.so.1',)), root / 'lib64/ld-linux-x86-64.so.2']
+    programs = [root / f'usr/lib/xen-{version}/bin/{name}' for name in PROGRAMS]
+    words: list[str] = []
+    for program in programs:
+        words += jobs.output([loader, '--library-path', ':'.join(map(str, libraries)), '--list', program]).split()
+    gcc = next(f for d in libraries if (f := d / 'libgcc_s.so.1').exists())
+    return [*programs, *sorted({Path(w) for w in words if w.startswith(str(root))}), gcc,
+            root / 'lib64/ld-linux-x86-64.so.2']
 
 
 def with_linux(base: Base, of: dict[str, Kernel], suite: str) -> L1:
@@ -134,13 +139,13 @@ def with_linux(base: Base, of: dict[str, Kernel], suite: str) -> L1:
     files = [guest(base), *utilities(suite)]
     job = boot.make_job(dom0, place.lab / 'machine', [f'xen-dom0:{words}'], files, limit=9999)
     boot.make_initrd(dom0, d / 'initrd', job)
-    return L1(base, of, suite, ('704', 'vmlinuz console=hvc0 panic=-1 mitigations=off loglevel=4 print-fatal-signals=1,'
+    return L1(base, of, suite, ('704', 'vmlinuz console=hvc0 panic=-1 mitigations=off loglevel=4 nowatchdog tsc=reliable,'
                                 '/room/dom0', f'{CONSOLE} {FOR_DOM0}'), {'vmlinuz': vmlinuz, 'dom0': d / 'initrd'})
 
 
 def run(machine: L1, k: str, label: str, ended: Callable[[Seen], bool], l1s: int) -> Seen | None:
-    """Boot until Xen and dom0 did all, at most TRIES times: on a busy machine Xen finds that its timer does not work.
-    What the last one showed, or None if there is nothing"""
+    """Boot until Xen and dom0 did all, at most TRIES times: on a busy machine Xen may find that its timer
+    does not work.  What the last one showed, or None if there is nothing"""
     seen = None
     for n in range(1, TRIES + 1):
         try:
@@ -276,9 +281,11 @@ def wrong(m: stack.Moved, own: bool) -> str:
 
 def moved(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) -> list[str]:
     """Of the whole Xen"""
+    if 'stock' not in of:
+        raise Fatal(f'moved: {base.name} is no base with a stock kernel')
     machine = with_guest(base, of, suite, f'{CARRIED} on')
     machine.run('stock', 'xen-save', 'save:guest:installed', RESET, 2)
-    out = []
+    out = ['', 'Moved by QEMU while a guest runs']
     for k in [k for k in of if k in ('series', 'opt-in')]:
         w, _, log = machine.run(k, f'xen-moved-{k}', 'restore:installed-installed-guest', CARRIED, 2)
         found = stack.moved(w, log, f'stock -> {k}')
@@ -293,22 +300,20 @@ def moved(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) ->
 
 
 def main(args: list[str]) -> int:
-    if args not in ([], ['short']):
-        raise Fatal('usage: xen [short]')
+    if args[1:] or args and args[0] not in PARTS:
+        raise Fatal(f'usage: xen [{"|".join(PARTS)}]')
     base = stack.prepare()
     of = stack.kernels_of(base)
     own = debian.codename() if debian.codename() in VERSIONS else [*VERSIONS][-1]
     report = ktap.Report(base.results / 'xen.ktap')
+    parts = {'one': lambda: [line for suite in VERSIONS for line in one(base, of, report, suite)],
+             'two': lambda: two(base, of, report, own),
+             'moved': lambda: moved(base, stack.with_kernels_of(stack.opt_ins(base), base), report, own),
+             'short': lambda: one(base, of, report, own)}
     out = [f'{"":<20}  {"on":<6}  {"who":<17}  runs with the PATs of, one after the other']
-    for suite in [own] if args else VERSIONS:
-        report.group(f'Xen {VERSIONS[suite]}')
-        out += one(base, of, report, suite)
-    if not args:
-        report.group('two')
-        out += two(base, of, report, own)
-    if not args and 'stock' in of:
-        report.group('moved')
-        out += ['', 'Moved by QEMU while a guest runs', *moved(base, stack.with_kernels_of(stack.opt_ins(base), base), report, own)]
+    for part in args or PARTS[:3 if 'stock' in of else 2]:
+        report.group(part)
+        out += parts[part]()
     shutil.rmtree(base.b / 'xen')
     text = ''.join(f'{line}\n' for line in out)
     put(base.results / 'xen.txt', text)

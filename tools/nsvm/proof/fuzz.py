@@ -8,7 +8,8 @@ fuzz replay SEED STEPS  one round of the fuzzer again, each call is printed
 SEED is that of the first round, by default the time of day; STEPS are those of the round,
 as the line of a failure names them.  The kernel is that of DEBUG_KERNEL in Kconfig: KASAN,
 UBSAN, lockdep, kmemleak and more.  With a last argument "plain" it is that of make run,
-ten times as fast and blind for what only the other one sees.  While one machine runs the
+ten times as fast and blind for what only the other one sees.  Mainline gets the tests of the
+default base, and no race: with its quirk enabled, g_pat is not read.  While one machine runs the
 tests, or if they are known to pass a second seed (SEED + 1000000), another one fuzzes.
 The race has the host for itself.
 
@@ -24,15 +25,21 @@ from typing import Callable
 from kernel import kernels, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap
-from lib.base import Base, put, read
+from lib.base import Base, names, put, read
 from lib.say import Fatal, Ticker, begun, elapsed, say
 from lib.settings import rel, settings
 from machine import boot as machine
 from proof import run
 from proof.model import watched
+from source import tree as source_tree
 
 FUZZ, RACE = 'svm_nested_pat_fuzz', 'svm_nested_pat_race'
 PROGRESS = 500		# steps between two lines of progress
+
+
+def tests_of(base: Base) -> Base:
+    """Whose tree has what the fuzzer is built from"""
+    return next(b for b in map(Base, names()) if b.is_default()) if base.own_test() else base
 
 
 @dataclass
@@ -46,7 +53,8 @@ class Job:
     def start(self, kernel: Kernel, limit: int, tests: list[str], **more) -> 'Job':
         # What is slow is the machine, not the kernel: the limits are wide
         try:
-            machine.run(kernel, self.label, tests, base=self.base, timeout=limit + 60, test_timeout=limit, **more)
+            machine.run(kernel, self.label, tests, base=self.base, timeout=limit + 60, test_timeout=limit,
+                        tests_dir=tests_of(self.base).b / 'selftests' if tests[0].startswith(FUZZ) else None, **more)
         except Fatal as e:
             self.why = str(e).removeprefix(f'{self.label}: ').partition(' (console: ')[0]
         self.log = read(self.base.results / f'{self.label}.log')
@@ -91,14 +99,15 @@ def fuzz(base: Base, kernel: Kernel, plain: bool, seconds: int, seed: int) -> in
     say('FUZZ', f'{seconds} s of seed {seed}, {kind}')
     with Ticker('FUZZ', 'fuzzing'):
         one, two = jobs.together(lambda: hostile('fuzz', seed), second)
-        race = Job(base, 'fuzz-race').start(kernel, race_time * 10 + 240, [f'{RACE}:{race_time}'], smp=2)
+        race = None if base.own_test() else \
+            Job(base, 'fuzz-race').start(kernel, race_time * 10 + 240, [f'{RACE}:{race_time}'], smp=2)
     judge('KVM_SET_NESTED_STATE, hostile', one, figures)
     if known:
         judge('KVM_SET_NESTED_STATE, hostile', two, figures)
         report.item(True, f'PAT tests, {kind}', 'passed before, and nothing changed since')
     elif judge(f'PAT tests, {kind}', two, lambda log: f'{sum(bool(c.case) for c in ktap.cases(log))} cases'):
         put(stamp, key)
-    if judge('VMRUN against a changing g_pat', race, figures):
+    if race and judge('VMRUN against a changing g_pat', race, figures):
         watched(report, 'VMRUNs of the race', run.view_of(base, 'fuzz-race'))
     print(f'  {elapsed(begun)} in all; results: {rel(report.path)}')
     return 0 if report.close() else 1
@@ -119,7 +128,9 @@ def main(args: list[str]) -> int:
     base = Base()
     run.prepare(base)
     kernel = kernels.fixed_kernel(base, debug=not plain)
-    selftests.build(base, [FUZZ, RACE])
+    if base.own_test():
+        source_tree.make(tests_of(base))
+    selftests.build(tests_of(base), [FUZZ, RACE])
     if what == 'run':
         return fuzz(base, kernel, plain, first, second)
     job = Job(base, 'replay').start(kernel, 600, [f'{FUZZ}:{first}:0:{second}'], view=False)

@@ -53,14 +53,14 @@ def overlay_files(base: Base, pattern: str) -> list[Path]:
     return sorted(place.overlay.glob(pattern))
 
 
-def edited_tests(of: Base) -> set[str]:
-    """Names of files that the base has already and the series changes: there the overlay has what was before"""
-    return {Path(f).name for f in of.git('diff', '--name-only', '--diff-filter=M', of.commit(), of.worktree(), '--',
-                                         f'{SELFTESTS}/kvm').split()}
+def from_tree(of: Base) -> set[str]:
+    """Names of the overlay's files that the tree has itself, from its series: there the tree's counts"""
+    kvm = of.src / SELFTESTS / 'kvm' / arch_dir(of.src)
+    return {f.name for f in place.overlay.glob('*.[ch]') if (kvm / f.name).exists()}
 
 
-def shadow_tree(of: Base, shadow: Path, newer: bool, edited: set[str] | frozenset[str] = frozenset()) -> Path:
-    """The place to build in; newer: than a kernel that the tests run on; edited: files that are not the overlay's"""
+def shadow_tree(of: Base, shadow: Path, newer: bool, own: set[str] | frozenset[str] = frozenset()) -> Path:
+    """The place to build in; newer: than a kernel that the tests run on; own: names of files that are the tree's"""
     shutil.rmtree(shadow, ignore_errors=True)
     (shadow / SELFTESTS).mkdir(parents=True)
     for d in ('', 'tools', SELFTESTS):
@@ -71,7 +71,7 @@ def shadow_tree(of: Base, shadow: Path, newer: bool, edited: set[str] | frozense
     kvm, arch = shadow / SELFTESTS / 'kvm', arch_dir(of.src)
     ours = overlay_files(of, '*.[ch]')
     for f in ours:
-        if f.name in edited:
+        if f.name in own:
             continue
         (kvm / arch / f.name).unlink(missing_ok=True)
         (kvm / arch / f.name).symlink_to(f)
@@ -150,7 +150,7 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = (), unaware: bool = F
         for old in out.iterdir():
             old.unlink()
         have = [made_of]
-    kvm = shadow_tree(of, base.b / f'selftests-src{which}', newer, set() if unaware else edited_tests(of))
+    kvm = shadow_tree(of, base.b / f'selftests-src{which}', newer, set() if unaware else from_tree(of))
     objects = base.b / f'selftests-obj{which}'
     compile_tests(kvm, todo, objects, base.b / f'headers{which}', base.logs / f'build-selftests{which}.log',
                   f'{len(todo)} tests built, static, in {rel(out)}')

@@ -20,7 +20,7 @@ in the ioctls for nested state in L2, as these allocate some: each kernel is boo
 of LAYOUTS, the least figure counts, and "~" marks it if they differ.  No figure is judged.
 
 Results: bench.ktap; bench.tsv: kernel, row, median, spread, by tabs; bench.txt: the
-tables; bench.svg: the plot; bench-<kernel>-<layout>.log: the boots; bench-time.txt.
+tables; bench-<kernel>-<layout>.log: the boots; bench-time.txt.
 Exit status: 0 measured, or all figures repeat; else 1.
 """
 import os
@@ -47,8 +47,6 @@ PROGRAM = 'svm_nested_pat_bench'
 RUNS = 3		# make run
 LAYOUTS = (1, 2, 3)
 SAMPLES = 40		# of each operation; under emulation they are all alike
-PLOTTED = ('vmrun.npt_off', 'vmrun.npt_on', 'vmrun_new_g_pat.npt_on', 'l1_wrmsr_new', 'l2_wrmsr_new.npt_on',
-           'l2_rdmsr.npt_on')
 Row = tuple[int, int, int]		# minimum, median, how many samples are the median
 
 
@@ -205,22 +203,6 @@ def sizes(base: Base, was: Kernel, now: Kernel) -> list[str]:
               (('kvm-amd.ko: .text', text), ('sizeof(struct vcpu_svm)', struct)) if a and b)]
 
 
-def plot(found: list[Subject]) -> str:
-    """What each has more than the first one: an SVG"""
-    data = ['\t'.join(('kernel', *PLOTTED))]
-    for s in found:
-        more = [str(s.medians[row][0] - found[0].medians[row][0]) for row in PLOTTED]
-        data.append('\t'.join([f'patch {s.label}' if s.label.isdigit() else s.label, *more]))
-    script = ['$data << END', *data, 'END', 'set datafile separator tab',
-              "set terminal svg size 860,460 font 'DejaVu Sans,12' background '#ffffff'",
-              'set title "Instructions of one operation, more or fewer than without the series" noenhanced',
-              'set key outside right center noenhanced', 'set grid ytics', 'set yrange [*<-5:5<*]',
-              "set xzeroaxis linetype 1 linecolor rgb '#000000' linewidth 1.5", 'set style data linespoints',
-              'plot for [i=2:*] $data using 0:i:xticlabels(1) title columnheader(i) linewidth 2 pointtype i', '']
-    svg = jobs.output(['gnuplot', '-'], input='\n'.join(script))
-    return '<!-- SPDX-License-Identifier: GPL-2.0 -->\n' + svg[svg.index('<svg'):]
-
-
 def part_kernel(base: Base, report: Report) -> None:
     found = subjects(base)
     measure_all(base, found)
@@ -237,11 +219,8 @@ def part_kernel(base: Base, report: Report) -> None:
     put(base.results / 'bench.txt', '\n'.join(out) + '\n')
     put(base.results / 'bench.tsv', ''.join(f'{s.label}\t{row}\t{medians[0]}\t{medians[-1] - medians[0]}\n'
                                             for s in found for row, medians in s.medians.items()))
-    (base.results / 'bench.svg').unlink(missing_ok=True)
-    if 'base' in kernel and shutil.which('gnuplot'):	# make setup installs it for bench
-        put(base.results / 'bench.svg', plot(groups[0]))
     print('', *out, '', '  A column is what that kernel has more than the one left of it, the last one what it has',
-          f'  more than the first one. Results: {rel(base.results)}/bench.{{tsv,txt,svg}}', '', sep='\n', flush=True)
+          f'  more than the first one. Results: {rel(base.results)}/bench.{{tsv,txt}}', '', sep='\n', flush=True)
     for s in found:
         spreads = [medians[-1] - medians[0] for medians in s.medians.values()]
         report.item('ok', f'{s.label} measured', f'{spreads.count(0)} of {len(spreads)} operations the same in each '

@@ -129,6 +129,26 @@ def view_of(base: Base, label: str) -> vmruns.Check | None:
         return vmruns.check(f, label)
 
 
+def judge_view(base: Base, prefix: str, checks: dict[str, vmruns.Check | None]) -> tuple[bool, str]:
+    """What VMRUNs say of the series: is it good, and the lines that were printed.
+
+    On the base no error counts here: what a series repairs may be seen nowhere else."""
+    check = checks['series']
+    if check:
+        lines = ''.join(f'{c.text()}\n' for c in checks.values() if c)
+        put(base.results / f'{prefix}view.txt', lines)
+        print('\n' + ''.join(f'  {line}\n' for line in lines.splitlines()), end='')
+        return check.ok, lines
+    if prefix:
+        refused = bochs.refused(base.results / f'{prefix}series.bochs')
+        lines = f'VMRUNs that the CPU refused: {refused[0][1] if refused else "none"}'
+        print(f'\n  {lines}')
+        return not refused, lines
+    if settings.VIEW == 'y':
+        print('\n  VMRUNs were not watched: no QEMU for it, or no emulation')
+    return True, ''
+
+
 def main(args: list[str]) -> int:
     if args or settings.MACHINE not in ('qemu', 'bochs'):
         raise Fatal('usage: run, MACHINE=qemu or bochs')
@@ -173,21 +193,9 @@ def main(args: list[str]) -> int:
     text, good = ktap.table(ktap.rows(found['base'], found['series']))
     print(text)
     checks = {label: view_of(base, f'{prefix}{label}') for label in found}
-    check, said = checks['series'], ''
-    if check:
-        # On the base no error here: what a series repairs may be seen nowhere else
-        said = ''.join(f'{c.text()}\n' for c in checks.values() if c)
-        put(result('view.txt'), said)
-        print('\n' + ''.join(f'  {line}\n' for line in said.splitlines()), end='')
-        good = good and check.ok
-    elif on_other:
-        refused = bochs.refused(result('series.bochs'))
-        said = f'VMRUNs that the CPU refused: {refused[0][1] if refused else "none"}'
-        print(f'\n  {said}')
-        good = good and not refused
-    elif settings.VIEW == 'y':
-        print('\n  VMRUNs were not watched: no QEMU for it, or no emulation')
-    report.write(base, prefix, good, found, checks, said, made_with)
+    view_good, lines = judge_view(base, prefix, checks)
+    good = good and view_good
+    report.write(base, prefix, good, found, checks, lines, made_with)
     print(f'  The series {"does what it should" if good else "fails"}. {elapsed(begun)} in all; results: '
           f'{rel(result("run.ktap"))}, {", ".join(report.FILES)}')
     return 0 if good else 1

@@ -24,8 +24,8 @@ from source.debian import NOT_HERE
 PACKAGES = {
     'run': 'git gcc libc6-dev:- make flex bison bc libelf-dev:- xz-utils:xz busybox-static:busybox '
            'zstd bubblewrap:bwrap python3 python3-kconfiglib:- qemu-system-x86:qemu-system-x86_64',
-    'test': 'shellcheck perl gnuplot-nox:gnuplot pahole python3-jsonschema:- dropbear-bin:dropbear',
-    'bench': 'gnuplot-nox:gnuplot pahole',
+    'test': 'shellcheck perl pahole dropbear-bin:dropbear',
+    'bench': 'pahole',
     'stack': 'e2fsprogs:-',
     'check': 'g++ clang lld:ld.lld llvm:llvm-ar sparse coccinelle:spatch pahole abigail-tools:abidiff rsync perl '
              'python3-ply:- python3-git:- python3-sphinx:sphinx-build libssl-dev:- shellcheck cpio',

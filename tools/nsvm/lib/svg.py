@@ -23,10 +23,13 @@ class Picture:
         self.shapes.append(f'<text x="{int(x)}" y="{y}" {style}>{escape(str(text))}</text>')
 
     def box(self, x: float, y: int, width: int, height: int, fill: str, style: str = '') -> None:
-        self.shapes.append(f'<rect x="{int(x)}" y="{y}" width="{width}" height="{height}" fill="{fill}" {style}/>')
+        self.shapes.append(
+            f'<rect x="{int(x)}" y="{y}" width="{width}" height="{height}" fill="{fill}" {style}/>')
 
     def __str__(self) -> str:
-        return '\n'.join(['<!-- SPDX-License-Identifier: GPL-2.0 -->',
-                          f'<svg xmlns="http://www.w3.org/2000/svg" width="{self.width}" height="{self.height}" '
-                          f'viewBox="0 0 {self.width} {self.height}" {FONT}>',
-                          f'<title>{escape(self.title)}</title>', *self.shapes, '</svg>', ''])
+        return '\n'.join([
+            '<!-- SPDX-License-Identifier: GPL-2.0 -->',
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{self.width}" height="{self.height}" '
+            f'viewBox="0 0 {self.width} {self.height}" {FONT}>',
+            f'<title>{escape(self.title)}</title>', *self.shapes, '</svg>', ''
+        ])

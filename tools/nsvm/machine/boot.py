@@ -34,11 +34,13 @@ from source import tree
 DISK = 256 << 20	# bytes, of which a file has those that are not zero
 KEPT = 4		# saved machines
 # The words with which a kernel says that something is wrong
-COMPLAINT = re.compile(r'^(?:\[ *[0-9.]+\] *)?(.*(?:WARNING: |BUG: |BUG at |Oops|Kernel panic|general protection|possible circular|'
-                       r'possible recursive|suspicious RCU|INFO: trying to register|kmemleak: [0-9]+ new|'
-                       r'INFO: task .* blocked|UBSAN: |KASAN: |unable to handle).*)$', re.M)
+COMPLAINT = re.compile(
+    r'^(?:\[ *[0-9.]+\] *)?(.*(?:WARNING: |BUG: |BUG at |Oops|Kernel panic|general protection|possible circular|'
+    r'possible recursive|suspicious RCU|INFO: trying to register|kmemleak: [0-9]+ new|'
+    r'INFO: task .* blocked|UBSAN: |KASAN: |unable to handle).*)$', re.M)
 # With KVM and that CPU, it warns of SRSO; Xen warns of its PVH dom0
-HARMLESS = re.compile('Speculative Return Stack Overflow: WARNING: |WARNING: PVH is an experimental mode')
+HARMLESS = re.compile(
+    'Speculative Return Stack Overflow: WARNING: |WARNING: PVH is an experimental mode')
 
 
 class Misbehaved(Fatal):
@@ -63,7 +65,8 @@ class How:
     smp: int | None = None		# CPUs, by default SMP=
     cpu: str = ''		# by default CPU=
     append: str = ''		# to the kernel's command line
-    icount: bool = False		# one CPU, emulated, whose clock counts its instructions: one a ns, and a tick of the TSC
+    # one CPU, emulated, whose clock counts its instructions: one a ns, and a tick of the TSC
+    icount: bool = False
     room: Path | None = None		# a file that is its second disk, and outlives it
     net: int = 0		# a port of 127.0.0.1 that leads to port 22 of its network card
     ports: tuple[Path, ...] = ()		# consoles of what runs in it: ttyS2 and so on
@@ -76,7 +79,8 @@ class How:
     test_timeout: int | None = None		# seconds, by default TEST_TIMEOUT=
     # Who watches
     view: bool = True		# the plugin, if there is one
-    live: Callable[[str], object] | None = None		# gets each line of the log of VMRUNs, which is then no file
+    # gets each line of the log of VMRUNs, which is then no file
+    live: Callable[[str], object] | None = None
     timeout: int | None = None		# seconds, by default TIMEOUT=
     until_failure: bool = False		# stop at the first "not ok"
 
@@ -112,17 +116,22 @@ def result_id(kernel: Kernel, tests: Iterable[Path], *more: str | Path) -> str:
         tests: the programs that ran there.
         more: what else the result depends on, such as the file of the program that judged it.
     """
-    lab = [f for room in ('lib', 'kernel', 'machine') for f in sorted((place.lab / room).iterdir()) if f.is_file()]
+    lab = [
+        f for room in ('lib', 'kernel', 'machine') for f in sorted((place.lab / room).iterdir())
+        if f.is_file()
+    ]
     q = qemu.find()
     how = [q.binary, q.version, str(q.plugin), *(getattr(settings, name) for name in SETTINGS)]
-    return digest(kernel.id, *how, *(t for t in tests if t.exists()), *lab, place.lab / 'proof/vmruns.py', *more)
+    return digest(kernel.id, *how, *(t for t in tests if t.exists()), *lab,
+                  place.lab / 'proof/vmruns.py', *more)
 
 
 def early(kernel: Kernel) -> list[Path]:
     return [m for m in kernel.modules if m.stem != 'kvm-amd']
 
 
-def make_initrd(kernel: Kernel, to: Path, job: dict[str, tuple[int, bytes | Path]] | None = None) -> Path:
+def make_initrd(kernel: Kernel, to: Path,
+                job: dict[str, tuple[int, bytes | Path]] | None = None) -> Path:
     """busybox, init and the modules but kvm-amd; job: what else would come on the disk"""
     busybox = shutil.which('busybox')
     if not busybox:
@@ -138,16 +147,21 @@ def make_initrd(kernel: Kernel, to: Path, job: dict[str, tuple[int, bytes | Path
     for d in ('job', 'job/tests') if job else ():
         files[d] = (0o40755, b'')
     for name, (mode, content) in (job or {}).items():
-        files[f'job/{name}'] = (0o100000 | mode, content.read_bytes() if isinstance(content, Path) else content)
+        files[f'job/{name}'] = (0o100000 | mode,
+                                content.read_bytes() if isinstance(content, Path) else content)
     to.write_bytes(cpio.newc(files))
     return to
 
 
-def make_job(kernel: Kernel, tests_dir: Path, tests: list[str], files: list[Path], *, limit: int, keep: bool = False,
+def make_job(kernel: Kernel, tests_dir: Path, tests: list[str], files: list[Path], *, limit: int,
+             keep: bool = False,
              parameters: str = 'nested=1') -> dict[str, tuple[int, bytes | Path]]:
-    """What init reads and runs, see there: name -> (permissions, content).  Tests that are among the files
-    are not looked for"""
-    variables = {'TESTS': ' '.join(tests), 'LIMIT': str(limit), 'KEEP': 'y' if keep else '', 'PARAMETERS': parameters}
+    """What init reads and runs, see there: name -> (permissions, content).  Tests that are among
+    the files are not looked for"""
+    variables = {
+        'TESTS': ' '.join(tests), 'LIMIT': str(limit), 'KEEP': 'y' if keep else '',
+        'PARAMETERS': parameters
+    }
     content: dict[str, tuple[int, bytes | Path]] = {
         'variables': (0o644, ''.join(f"{k}='{v}'\n" for k, v in variables.items()).encode())}
     for m in kernel.modules:
@@ -168,16 +182,19 @@ def command(kernel: Kernel, initrd: Path, disk: Path, how: How, *more: str | Pat
     accel, is_debug = accelerator(how.icount), kernel.image.name == 'bzImage'
     words = ['console=ttyS0', 'panic=-1', 'nokaslr', 'no5lvl', 'no_timer_check', 'mitigations=off',
              'loglevel=7', *['norandmaps'] * how.icount, how.append]
-    exact = ['-icount', 'shift=0,sleep=off', '-rtc', 'base=2026-01-01T00:00:00,clock=vm', '-seed', '1']
+    exact = [
+        '-icount', 'shift=0,sleep=off', '-rtc', 'base=2026-01-01T00:00:00,clock=vm', '-seed', '1'
+    ]
     drive = ['-drive', f'if=none,id=disk,format=raw,readonly=on,file={disk}',
              '-device', 'virtio-blk-pci,drive=disk']
     memory = max(settings.number('MEMORY'), 1024 if is_debug else 0)
-    return [qemu.find().binary, '-accel', accel if how.icount or accel == 'kvm' else 'tcg,thread=multi',
-            *(exact if how.icount else []), '-machine', 'q35',
-            '-cpu', 'host' if accel == 'kvm' else how.cpu or settings.CPU, '-smp', how.cpus,
-            '-m', memory, '-no-user-config', '-nodefaults', '-display', 'none', '-no-reboot',
-            '-kernel', kernel.image, '-initrd', initrd, '-append', ' '.join(words), *more,
-            *([] if how.icount else drive)]
+    return [
+        qemu.find().binary, '-accel', accel if how.icount or accel == 'kvm' else 'tcg,thread=multi',
+        *(exact if how.icount else []), '-machine', 'q35', '-cpu',
+        'host' if accel == 'kvm' else how.cpu or settings.CPU, '-smp', how.cpus, '-m', memory,
+        '-no-user-config', '-nodefaults', '-display', 'none', '-no-reboot', '-kernel', kernel.image,
+        '-initrd', initrd, '-append', ' '.join(words), *more, *([] if how.icount else drive)
+    ]
 
 
 def save(base: Base, kernel: Kernel) -> None:
@@ -196,13 +213,15 @@ def resumed(base: Base, kernel: Kernel, initrd: Path, tmp: Path, how: How) -> li
     return ['-incoming', f"exec:cat '{state}'"] if state else []
 
 
-def saved_machine(base: Base, kernel: Kernel, initrd: Path, argv: list, blank: Path, console: Path) -> Path | None:
+def saved_machine(base: Base, kernel: Kernel, initrd: Path, argv: list, blank: Path,
+                  console: Path) -> Path | None:
     """The machine as it waits for work; started and saved if it is not there.  None if it
     cannot be saved"""
     image = kernel.image.resolve()
     stat = image.stat()
     same = [str(a) for a in argv if str(blank.parent) not in str(a) and a != kernel.image]
-    state = base.b / 'machines' / digest(f'{image} {stat.st_size} {stat.st_mtime_ns}', initrd, *same, Path(__file__))
+    state = base.b / 'machines' / digest(f'{image} {stat.st_size} {stat.st_mtime_ns}', initrd, *
+                                         same, Path(__file__))
     with alone(base.b / '.saving'):
         if state.exists():
             state.touch()
@@ -218,10 +237,13 @@ def saved_machine(base: Base, kernel: Kernel, initrd: Path, argv: list, blank: P
                            stdin=subprocess.PIPE, stdout=said, stderr=said, text=True)
         try:
             limit = time.monotonic() + settings.number('TIMEOUT')
-            while p.poll() is None and time.monotonic() < limit and '# nsvm: waiting' not in read(log):
+            while p.poll() is None and time.monotonic() < limit and '# nsvm: waiting' not in read(
+                    log):
                 time.sleep(0.05)
             if p.poll() is None and '# nsvm: waiting' in read(log):
-                p.communicate(f'migrate_set_parameter max-bandwidth 10G\nmigrate "exec:cat >\'{tmp}\'"\nquit\n', timeout=60)
+                p.communicate(
+                    f'migrate_set_parameter max-bandwidth 10G\nmigrate "exec:cat >\'{tmp}\'"\nquit\n',
+                    timeout=60)
         except (subprocess.TimeoutExpired, BrokenPipeError):
             pass
         finally:
@@ -299,7 +321,8 @@ def start(kernel: Kernel, label: str, tests: list[str], base: Base, how: How) ->
             threading.Thread(target=watch_log, args=(p, boot.log, stopped), daemon=True).start()
         status = jobs.finish(p, how.limit)
         if reader:
-            os.close(os.open(tmp / 'fifo', os.O_RDWR | os.O_NONBLOCK))	# wakes it, if QEMU never came to it
+            # wakes it, if QEMU never came to it
+            os.close(os.open(tmp / 'fifo', os.O_RDWR | os.O_NONBLOCK))
             reader.join(60)
     boot.stopped = stopped.is_set()
     check(boot, label, status, how.limit, output, how.ports)
@@ -309,15 +332,19 @@ def start(kernel: Kernel, label: str, tests: list[str], base: Base, how: How) ->
 def make_machine(kernel: Kernel, tests: list[str], base: Base, how: How, tmp: Path) -> list:
     """Disk and initramfs in tmp, and the command for a machine that has them"""
     parameters = f'nested=1 npt={how.npt} {how.parameters}'.strip()
-    job = make_job(kernel, how.tests_dir or base.b / 'selftests', tests, list(how.files), keep=bool(how.keep),
-                   limit=how.test_timeout or settings.number('TEST_TIMEOUT'), parameters=parameters)
+    job = make_job(kernel, how.tests_dir or base.b / 'selftests', tests, list(how.files),
+                   keep=bool(how.keep), limit=how.test_timeout or settings.number('TEST_TIMEOUT'),
+                   parameters=parameters)
     if not how.icount:
         cpio.disk(job, tmp / 'disk', DISK)
     # When a disk answers is up to the host, and no two boots would be the same
     initrd = make_initrd(kernel, tmp / 'initrd', job if how.icount else None)
     more = resumed(base, kernel, initrd, tmp, how)
     if how.room:
-        more += ['-drive', f'if=none,id=room,format=raw,file={how.room}', '-device', 'virtio-blk-pci,drive=room']
+        more += [
+            '-drive', f'if=none,id=room,format=raw,file={how.room}', '-device',
+            'virtio-blk-pci,drive=room'
+        ]
     if how.net:
         more += ['-netdev', f'user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{how.net}-:22',
                  '-device', 'virtio-net-pci,netdev=net,romfile=']
@@ -336,7 +363,8 @@ def feed(fifo: Path, live: Callable[[str], object]) -> None:
             live(line)
 
 
-def check(boot: Boot, label: str, rc: int | None, timeout: int, said: Path, ports: tuple[Path, ...] = ()) -> None:
+def check(boot: Boot, label: str, rc: int | None, timeout: int, said: Path,
+          ports: tuple[Path, ...] = ()) -> None:
     """Fatal if the machine did not do what it should, or one in it"""
     if boot.log.exists():
         boot.log.write_bytes(boot.log.read_bytes().replace(b'\r', b''))
@@ -349,20 +377,25 @@ def check(boot: Boot, label: str, rc: int | None, timeout: int, said: Path, port
     if boot.stopped:
         return
     if rc is None:
-        raise Misbehaved(f'{label}: no end after {timeout} s, stopped; last: {last_words(boot.console)} {see}')
+        raise Misbehaved(
+            f'{label}: no end after {timeout} s, stopped; last: {last_words(boot.console)} {see}')
     if rc < 0 or rc > 128:
         raise Fatal(f'{label}: QEMU was killed by signal {-rc if rc < 0 else rc - 128} {see}')
     if rc:
         raise Fatal(f'{label}: QEMU failed: {last_words(said)} (exit status {rc})')
     if module:
         reason = re.search(rf'^.*\b{module[1].split(":")[0].replace("-", "_")}: .*', console, re.M)
-        raise Misbehaved(f'{label}: a module does not load: {module[1]}' + (f'; {reason[0].split("] ")[-1]}' if reason else '') + f' {see}')
+        raise Misbehaved(f'{label}: a module does not load: {module[1]}' +
+                         (f'; {reason[0].split("] ")[-1]}' if reason else '') + f' {see}')
     if bad:
         raise Misbehaved(f'{label}: kernel: {bad[0]} {see}')
     if '# nsvm: kernel ' not in log:
-        raise Misbehaved(f'{label}: the kernel did not reach init; last: {last_words(boot.console)} {see}')
+        raise Misbehaved(
+            f'{label}: the kernel did not reach init; last: {last_words(boot.console)} {see}')
     if '# nsvm: done' not in log:
-        raise Misbehaved(f'{label}: the machine went down in the middle of the tests; last: {last_words(boot.console)} {see}')
+        raise Misbehaved(
+            f'{label}: the machine went down in the middle of the tests; last: {last_words(boot.console)} {see}'
+        )
     if not said.read_text():
         said.unlink()
 
@@ -374,9 +407,12 @@ def shell(base: Base) -> None:
         tmp = Path(scratch)
         tests = [f for f in tests_dir.iterdir() if f.name != '.stamp']
         cpio.disk(make_job(kernel, tests_dir, ['shell'], tests, limit=0), tmp / 'disk', DISK)
-        argv = command(kernel, make_initrd(kernel, tmp / 'initrd'), tmp / 'disk', How(append='quiet'))
-        rc = subprocess.call([str(a) for a in argv] + ['-chardev', 'stdio,id=tty,mux=on,signal=off', '-serial', 'chardev:tty',
-                                                       '-serial', 'null', '-mon', 'chardev=tty'], env=jobs.environment())
+        argv = command(kernel, make_initrd(kernel, tmp / 'initrd'), tmp / 'disk',
+                       How(append='quiet'))
+        rc = subprocess.call([str(a) for a in argv] + [
+            '-chardev', 'stdio,id=tty,mux=on,signal=off', '-serial', 'chardev:tty', '-serial',
+            'null', '-mon', 'chardev=tty'
+        ], env=jobs.environment())
     if rc:
         raise Fatal(f'QEMU failed (exit status {rc})')
 

@@ -8,7 +8,8 @@ from typing import Iterable, NamedTuple
 from lib.base import read
 from lib.svg import COLOURS, Names, Picture
 
-LEFT, WIDE, TOP, TALL = 170, 112, 92, 206		# of the picture: a column is WIDE, a log TALL
+# of the picture: a column is WIDE, a log TALL
+LEFT, WIDE, TOP, TALL = 170, 112, 92, 206
 MOST = 60		# columns
 
 # What happened -> in the text, in the picture
@@ -53,7 +54,8 @@ def stories(lines: Iterable[str], want: str = '') -> list[Story]:
     """Of the cases wanted: a test, a case, or the end of one after a dot; all by default"""
     found: list[Story] = []
     vcpu: dict[str, str] = {}		# CPU -> its VMCB
-    access: dict[str, tuple[str, ...]] = {}		# that -> fields of M: number, VMCB, r or w, RIP, value
+    # that -> fields of M: number, VMCB, r or w, RIP, value
+    access: dict[str, tuple[str, ...]] = {}
     test, story = '', None
 
     def begin(case: str) -> Story | None:
@@ -189,8 +191,8 @@ def draw_frame(picture: Picture, y: int, title: str, story: Story) -> None:
 
 
 def draw_pats(picture: Picture, y: int, band: list[tuple[str, bool]], colours: dict[str, str], names: Names) -> None:
-    """The PATs of a VMCB.  Solid (True) where it is in use; what is pale has its value written unless it is the
-    same as left of it"""
+    """The PATs of a VMCB.  Solid (True) where it is in use; what is pale has its value written
+    unless it is the same as left of it"""
     for begin, end in stretches(band):
         x, (pat, solid) = LEFT + begin * WIDE, band[begin]
         if pat:

@@ -20,40 +20,45 @@ from lib.settings import place, rel
 
 TESTS = 'tools/testing/selftests/kvm'
 MARK = '.git/nsvm-applied'
-FORMAT = ('--zero-commit', '--no-signature', '--no-numbered', '--full-index', '--diff-algorithm=myers')
+FORMAT = ('--zero-commit', '--no-signature', '--no-numbered', '--full-index',
+          '--diff-algorithm=myers')
 
 
 def commits_of(base: Base) -> list[str]:
     """The series as it is in src; Fatal if it is none"""
     where, commits = rel(base.src), base.commits()
     if base.left_out():
-        raise Fatal(f'{where} lacks {", ".join(base.left_out())}, as it has the change from upstream: '
-                    'export from a release that needs it')
+        raise Fatal(
+            f'{where} lacks {", ".join(base.left_out())}, as it has the change from upstream: '
+            'export from a release that needs it')
     if not base.is_clean():
         raise Fatal(f'{where} has edits that are in no commit: commit them first')
     if not base.git('symbolic-ref', '-q', 'HEAD', check=False):
-        raise Fatal(f'{where} is on no branch: finish the rebase that is under way, or git checkout series')
+        raise Fatal(
+            f'{where} is on no branch: finish the rebase that is under way, or git checkout series')
     if base.git('merge-base', base.commit(), 'HEAD', check=False) != base.commit():
         raise Fatal(f'{where} is on something that is not a child of tag base')
     if not commits:
         raise Fatal(f'{where} has no commits on top of tag base')
     if base.git('rev-list', '--merges', f'{base.commit()}..HEAD'):
         raise Fatal(f'{where} has merges: a series is a straight line')
-    fixup = re.search('^(fixup|squash|amend)! .*', base.git('log', '--format=%s', f'{base.commit()}..HEAD'), re.M)
+    fixup = re.search('^(fixup|squash|amend)! .*',
+                      base.git('log', '--format=%s', f'{base.commit()}..HEAD'), re.M)
     if fixup:
         raise Fatal(f'"{fixup[0]}" is not squashed yet: git -C {where} rebase -i --autosquash base')
     return commits
 
 
 def for_overlay(base: Base) -> dict[str, Path]:
-    """Of the files that the series adds and the overlay has: path in src -> file that must follow it.
+    """Of the files that the series adds and the overlay has: path in src -> file that must follow
+    it.
 
     Raises:
         Fatal: the overlay was edited, and the commits do not have it.
     """
     behind: dict[str, Path] = {}
-    added = base.git('diff', '--name-only', '--no-renames', '--diff-filter=A', base.commit(), 'HEAD', '--',
-                     f'{TESTS}/x86', f'{TESTS}/x86_64').split()
+    added = base.git('diff', '--name-only', '--no-renames', '--diff-filter=A', base.commit(),
+                     'HEAD', '--', f'{TESTS}/x86', f'{TESTS}/x86_64').split()
     for path in added:
         file = place.overlay / Path(path).name
         if not file.exists():
@@ -63,8 +68,9 @@ def for_overlay(base: Base) -> dict[str, Path]:
         if ours == base.git('rev-parse', f'HEAD:{path}'):
             continue
         if was not in ('', ours):
-            raise Fatal(f'{rel(file)} was edited, and is a copy of what the commits in {rel(base.src)} have: '
-                        f'commit it there (git diff --no-index {rel(base.src / path)} {rel(file)})')
+            raise Fatal(
+                f'{rel(file)} was edited, and is a copy of what the commits in {rel(base.src)} have: '
+                f'commit it there (git diff --no-index {rel(base.src / path)} {rel(file)})')
         behind[path] = file
     return behind
 
@@ -72,7 +78,8 @@ def for_overlay(base: Base) -> dict[str, Path]:
 def cover(base: Base, letter: str, head: str) -> str:
     """The letter, from the line "<author> (<number>):" to "base-tree:" made anew"""
     span = f'{base.commit()}..{head}'
-    author, count = base.git('log', '-1', '--format=%an', head), base.git('rev-list', '--count', span)
+    author, count = base.git('log', '-1', '--format=%an',
+                             head), base.git('rev-list', '--count', span)
     made = (f'{author} ({count}):\n{base.git("log", "--reverse", "--format=  %s", span)}\n\n'
             f'{base.git("diff", "--stat=72", "--summary", base.commit(), head)}\n\n')
     text = re.split(r'^\S.* \([0-9]+\):$', letter, 1, re.M)[0]
@@ -85,10 +92,12 @@ def write(base: Base, commits: list[str], to: Path) -> None:
     to.mkdir(parents=True)
     base.git('format-patch', '-q', *FORMAT, '-o', str(to), f'{base.commit()}..{commits[-1]}')
     patches = [p for p in sorted(to.iterdir()) if p.stat().st_size]
-    if len(patches) != len(commits):	# of a commit without changes, git makes an empty file or none
+    # of a commit without changes, git makes an empty file or none
+    if len(patches) != len(commits):
         named = [p.name for p in to.iterdir() if p not in patches]
-        raise Fatal(f'{" ".join(named) or "a patch"} would be empty, as its commit changes nothing: '
-                    f'git -C {rel(base.src)} rebase -i base')
+        raise Fatal(
+            f'{" ".join(named) or "a patch"} would be empty, as its commit changes nothing: '
+            f'git -C {rel(base.src)} rebase -i base')
     put(to / 'series', ''.join(f'{p.name}\n' for p in patches))
     letter = read(base.dir / '0000-cover-letter.patch')
     if letter:
@@ -123,10 +132,12 @@ def main(args: list[str]) -> int:
 
     names = {p.name for p in (*made.iterdir(), *base.dir.glob('[0-9][0-9][0-9][0-9]-*.patch'))}
     changed = [name for name in sorted(names) if data(made / name) != data(base.dir / name)]
-    if base.series() and base.series_id() != series_id and any(name[:5] != '0000-' for name in changed):
-        raise Fatal(f'{rel(base.dir)} is not what {rel(base.src)} was made from, and would be overwritten: '
-                    f'git checkout it if that can go; else keep your commits in a branch, '
-                    f'git reset --hard {head[:12]}, make tree, and rebase them')
+    if base.series() and base.series_id() != series_id and any(
+            name[:5] != '0000-' for name in changed):
+        raise Fatal(
+            f'{rel(base.dir)} is not what {rel(base.src)} was made from, and would be overwritten: '
+            f'git checkout it if that can go; else keep your commits in a branch, '
+            f'git reset --hard {head[:12]}, make tree, and rebase them')
     for path, file in behind.items():
         shutil.copyfile(base.src / path, file)
         say('PATCHES', f'{rel(file)} is now what the commits say')

@@ -54,21 +54,25 @@ class Host(unittest.TestCase):
 
     def test_sudo(self) -> None:
         toy.script(self.d / 'bin/id', 'echo 1000')
-        toy.script(self.d / 'bin/sudo', f'[ "$1" = -n ] && shift && echo "$*" >>{self.d}/sudo && exec "$@"')
+        toy.script(self.d / 'bin/sudo',
+                   f'[ "$1" = -n ] && shift && echo "$*" >>{self.d}/sudo && exec "$@"')
         self.assertIn('# nsvm: done', self.run_there('one'))
         self.assertIn('/remote ', (self.d / 'sudo').read_text())
 
     def test_another_kernel(self) -> None:
-        self.assertRegex(self.fails('one', release='1.2.3'), 'it runs Linux .*, and the module is for 1.2.3')
+        self.assertRegex(self.fails('one', release='1.2.3'),
+                         'it runs Linux .*, and the module is for 1.2.3')
         self.assertEqual(self.left(), [])
 
     def test_broken_while_files_are_copied(self) -> None:
-        toy.script(self.d / 'ssh', f'{SSH.format(d=self.d).split("mkfifo")[0]} head -c 3000 | sh -c "$3"')
+        toy.script(self.d / 'ssh',
+                   f'{SSH.format(d=self.d).split("mkfifo")[0]} head -c 3000 | sh -c "$3"')
         self.assertIn('host: ', self.fails('one'))
         self.assertEqual(self.left(), [])
 
     def test_login_shell_is_killed(self) -> None:
-        toy.script(self.d / 'one', 'up() { cut -d " " -f 4 /proc/$1/stat; }; kill $(up $(up $PPID)); echo ok 1 a')
+        toy.script(self.d / 'one',
+                   'up() { cut -d " " -f 4 /proc/$1/stat; }; kill $(up $(up $PPID)); echo ok 1 a')
         self.assertIn('ok 1 a', self.run_there('one'))
         self.assertEqual(self.left(), [])
 

@@ -35,7 +35,8 @@ ALWAYS = '''\
 def version(base: Base) -> str:
     """That of the kernel's source, of the series, and what names commits and edits that are
     not in patches/"""
-    series = re.search(r'^v([0-9]+):', read((base.before[-1] if base.is_opt_in() else base).dir / 'changes'), re.M)
+    series = re.search(r'^v([0-9]+):',
+                       read((base.before[-1] if base.is_opt_in() else base).dir / 'changes'), re.M)
     optin = '+optin' * base.is_opt_in()
     own = '' if source_tree.is_ours(base) else f'+{base.worktree()[:8]}'
     return f'{release.of_src(base)[0]}+v{series[1] if series else 1}{optin}{own}'
@@ -46,9 +47,14 @@ def values(release: str, version: str, modules: list[str]) -> dict[str, str]:
     abi = release.removesuffix(f'-{distro.FLAVOUR}')
     # Of that release, the flavours that have the same KVM: -rt-amd64 has another
     releases = abi.replace('.', '[.]').replace('+', '[+]') + '-(cloud-)?amd64'
-    conf = [f'BUILT_MODULE_NAME[{i}]="{m}"\nBUILT_MODULE_LOCATION[{i}]="{KVM}"\nDEST_MODULE_LOCATION[{i}]="/updates"'
-            for i, m in enumerate(modules)]
-    return {'ABI': abi, 'RELEASES': releases, 'TESTED': release, 'VERSION': version, 'MODULES': '\n'.join(conf)}
+    conf = [
+        f'BUILT_MODULE_NAME[{i}]="{m}"\nBUILT_MODULE_LOCATION[{i}]="{KVM}"\nDEST_MODULE_LOCATION[{i}]="/updates"'
+        for i, m in enumerate(modules)
+    ]
+    return {
+        'ABI': abi, 'RELEASES': releases, 'TESTED': release, 'VERSION': version,
+        'MODULES': '\n'.join(conf)
+    }
 
 
 def fill(name: str, values: dict[str, str]) -> str:
@@ -57,7 +63,9 @@ def fill(name: str, values: dict[str, str]) -> str:
 
 def changelog(base: Base, version: str, maintainer: str) -> str:
     subjects = base.git('log', '--reverse', '--format=%s', f'{base.root()}..HEAD').splitlines()
-    items = [textwrap.fill(s, 76, initial_indent='  * ', subsequent_indent='    ') for s in subjects]
+    items = [
+        textwrap.fill(s, 76, initial_indent='  * ', subsequent_indent='    ') for s in subjects
+    ]
     return '\n'.join([f'{NAME} ({version}) UNRELEASED; urgency=medium\n', *items,
                       f'\n -- {maintainer}  {base.git("log", "-1", "--format=%aD")}\n'])
 
@@ -73,11 +81,14 @@ def write(base: Base, to: Path, version: str) -> None:
         hidden.unlink()
     for m in modules:
         # A module without a version is to DKMS the same as the kernel's own, and not installed
-        put(src / KVM / f'{m}-version.c',
-            f'// SPDX-License-Identifier: GPL-2.0\n#include <linux/module.h>\nMODULE_VERSION("{version}");\n')
+        put(
+            src / KVM / f'{m}-version.c',
+            f'// SPDX-License-Identifier: GPL-2.0\n#include <linux/module.h>\nMODULE_VERSION("{version}");\n'
+        )
         put(src / KVM / 'Kbuild', read(src / KVM / 'Kbuild') + f'{m}-y += {m}-version.o\n')
     filled = values(distro.info(base, 'release'), version, modules)
-    filled['MAINTAINER'] = maintainer = need_match(r'^M:\s*(.*)$', read(place.top / 'MAINTAINERS'), 'MAINTAINERS has no "M:"')
+    filled['MAINTAINER'] = maintainer = need_match(r'^M:\s*(.*)$', read(place.top / 'MAINTAINERS'),
+                                                   'MAINTAINERS has no "M:"')
     filled['FOR'] = ON_REQUEST if base.is_opt_in() else ALWAYS
     filled['SOURCE'] = f'{base.key("package")} {release.of_src(base)[0]}'
     for f in (place.lab / 'kernel/dkms').iterdir():

@@ -67,7 +67,8 @@ def is_packaged(base: Base, debug: bool = False) -> bool:
     """Is it the distribution's kernel here?"""
     if base.is_vmm():
         raise Fatal(f'{base.name} is no kernel: tools/nsvm/nsvm vmms tests it')
-    if debug or settings.DEBUG_KERNEL == 'y' or base.linux or settings.CC != 'gcc' or base.key('source'):
+    if debug or settings.DEBUG_KERNEL == 'y' or base.linux or settings.CC != 'gcc' or base.key(
+            'source'):
         return False
     if base.name not in decided:
         try:
@@ -99,19 +100,22 @@ def tree_kernel(base: Base, tree: str, worker: int | str, label: str, to: Path |
         if e.status != NOT_HERE:
             raise
         say('KERNEL', f'{label}: a whole kernel, as {e}')
-    with alone(base.b / '.whole'):	# there is one tree, and one directory of objects for a flavour
+    # there is one tree, and one directory of objects for a flavour
+    with alone(base.b / '.whole'):
         whole.build(base, tree, to, label, flavour(debug), debug, quiet, werror)
     return Kernel(to, label)
 
 
 def base_kernel(base: Base) -> Kernel:
     base.need_tree()
-    return tree_kernel(base, 'base', '', 'kernel-base', base.b / f'kernel-base{flavour(False)}', quiet=False)
+    return tree_kernel(base, 'base', '', 'kernel-base', base.b / f'kernel-base{flavour(False)}',
+                       quiet=False)
 
 
 def series_kernel(base: Base, debug: bool = False) -> Kernel:
     base.need_tree()
-    return tree_kernel(base, base.worktree(), '', 'kernel', base.b / f'kernel{flavour(debug)}', debug, quiet=False)
+    return tree_kernel(base, base.worktree(), '', 'kernel', base.b / f'kernel{flavour(debug)}',
+                       debug, quiet=False)
 
 
 def fixed_kernel(base: Base, debug: bool = False) -> Kernel:
@@ -128,7 +132,8 @@ def step_kernel(base: Base, n: int) -> Kernel:
     commits, applied = base.commits(), base.applied()
     if len(commits) != len(applied):
         raise Fatal(f'{rel(base.src)} has other commits than patches/')
-    return tree_kernel(base, commits[applied.index(n)], 'step', f'step-{n}', base.b / f'steps{flavour(False)}/{n}', quiet=False)
+    return tree_kernel(base, commits[applied.index(n)], 'step', f'step-{n}',
+                       base.b / f'steps{flavour(False)}/{n}', quiet=False)
 
 
 def main(args: list[str]) -> int:

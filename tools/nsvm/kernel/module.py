@@ -35,30 +35,39 @@ def split_header(text: str) -> tuple[dict[str, str], str]:
 
 
 def changed_macros(before: str, after: str) -> set[str] | None:
-    """Names of the macros that differ between two versions of a header, and of those that are made of
-    them; None if more than macros differs, or one of them is used outside of macros"""
+    """Names of the macros that differ between two versions of a header, and of those that are made
+    of them; None if more than macros differs, or one of them is used outside of macros"""
     (was, rest_before), (now, rest_after) = split_header(before), split_header(after)
     if rest_before != rest_after:
         return None
     changed = {name for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
-    while more := {name for name, body in now.items() if name not in changed and changed & set(re.findall(r'\w+', body))}:
+    while more := {
+            name
+            for name, body in now.items()
+            if name not in changed and changed & set(re.findall(r'\w+', body))
+    }:
         changed |= more
     return None if changed & set(re.findall(r'\w+', rest_after)) else changed
 
 
 def goes_with_modules(base: Base, tree: str) -> bool:
     """Can the change of HOST alter nothing that vmlinux was compiled with?"""
-    changed = changed_macros(*(base.git('show', f'{commit}:{HOST}') for commit in (base.root(), tree)))
+    changed = changed_macros(
+        *(base.git('show', f'{commit}:{HOST}') for commit in (base.root(), tree)))
     if changed is None:
         return False
     # A macro of the same name in another header might be in a struct, too
-    users = [base.git('grep', '-lw', name, tree, '--', 'include', 'arch/x86/include', check=False).splitlines() for name in changed]
+    users = [
+        base.git('grep', '-lw', name, tree, '--', 'include', 'arch/x86/include',
+                 check=False).splitlines() for name in changed
+    ]
     return all(user == f'{tree}:{HOST}' for found in users for user in found)
 
 
 def changed_files(base: Base, tree: str) -> list[str]:
     """Of what a kernel is compiled from"""
-    return base.git('diff', '--name-only', base.root(), tree, '--', 'arch', 'virt', 'include').split()
+    return base.git('diff', '--name-only', base.root(), tree, '--', 'arch', 'virt',
+                    'include').split()
 
 
 def changed_modules(base: Base, tree: str) -> list[str]:
@@ -111,17 +120,21 @@ def compiler(base: Base) -> str:
     cc = distro.info(base, 'compiler')
     runs = distro.runner(base)
     if jobs.call([*runs, cc, '--version']) if runs else not shutil.which(cc):
-        raise Fatal(f'the headers of {distro.info(base, "release")} want {cc}, which is not installed', NOT_HERE)
+        raise Fatal(
+            f'the headers of {distro.info(base, "release")} want {cc}, which is not installed',
+            NOT_HERE)
     return cc
 
 
-def build(base: Base, tree: str, obj: Path, to: Path, label: str, quiet: bool = False, werror: bool = True) -> None:
+def build(base: Base, tree: str, obj: Path, to: Path, label: str, quiet: bool = False,
+          werror: bool = True) -> None:
     """to/{vmlinux,modules,id} of that tree of src, with the objects in obj"""
     d = distro.get(base)
     modules = changed_modules(base, tree)
     cc = compiler(base)
     of = (distro.info(base, key) for key in ('version', 'release', 'compiler'))	# wherever it is
-    made_of = digest(*of, *modules, base.git('rev-parse', *(f'{tree}:{s}' for s in SOURCES)), Path(__file__))
+    made_of = digest(*of, *modules, base.git('rev-parse', *(f'{tree}:{s}' for s in SOURCES)),
+                     Path(__file__))
     if read(to / 'id') == made_of:
         return
     (to / 'modules').mkdir(parents=True, exist_ok=True)
@@ -130,14 +143,20 @@ def build(base: Base, tree: str, obj: Path, to: Path, label: str, quiet: bool = 
         old.unlink()
     if modules:
         write_sources(base, tree, obj, modules)
-        jobs.step('KERNEL', base.logs / f'build-{label}.log', f'{", ".join(f"{m}.ko" for m in modules)} of {label} built for '
-                  f'{distro.info(base, "release")}',
-                  [*distro.runner(base), 'make', '-C', distro.info(base, 'headers'), f'M={obj}/arch/x86/kvm', f'-j{jobs.workers()}', 'W=1',
-                   f'CONFIG_KVM_WERROR={"y" if werror else ""}', 'CONFIG_DEBUG_INFO_BTF_MODULES=', 'cmd_checkdoc=', f'CC={cc}', 'modules'],
-                  f'{label} does not build', quiet=quiet)
+        jobs.step(
+            'KERNEL', base.logs / f'build-{label}.log',
+            f'{", ".join(f"{m}.ko" for m in modules)} of {label} built for '
+            f'{distro.info(base, "release")}', [
+                *distro.runner(base), 'make', '-C',
+                distro.info(base, 'headers'), f'M={obj}/arch/x86/kvm', f'-j{jobs.workers()}', 'W=1',
+                f'CONFIG_KVM_WERROR={"y" if werror else ""}', 'CONFIG_DEBUG_INFO_BTF_MODULES=',
+                'cmd_checkdoc=', f'CC={cc}', 'modules'
+            ], f'{label} does not build', quiet=quiet)
     for m in read(d / 'modules/order').split():
         if m in modules:
-            jobs.output(['strip', '--strip-debug', '-o', to / f'modules/{m}.ko', obj / f'arch/x86/kvm/{m}.ko'])
+            jobs.output([
+                'strip', '--strip-debug', '-o', to / f'modules/{m}.ko', obj / f'arch/x86/kvm/{m}.ko'
+            ])
         else:
             (to / f'modules/{m}.ko').symlink_to(d / f'modules/{m}.ko')
     put(to / 'modules/order', read(d / 'modules/order'))

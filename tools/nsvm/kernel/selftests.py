@@ -2,10 +2,11 @@
 """selftests [TEST]... - static binaries of KVM selftests, in build/<base>/selftests
 
 The PAT tests, and what is asked for of the overlay and of the tree's own: all of the
-former and NEIGHBOURS without a name.  A tree without the series has only its own.  With "tests: <base>" in
-BASE they are made in that base's tree, with its series.  They run on any machine.
+former and NEIGHBOURS without a name.  A tree without the series has only its own.  With "tests:
+<base>" in BASE they are made in that base's tree, with its series.  They run on any machine.
 
-mainline_test() is the PAT test of mainline, edited where it is for a KVM with a quirk that ours has not.
+mainline_test() is the PAT test of mainline, edited where it is for a KVM with a quirk that ours has
+not.
 
 They see the tree through symbolic links in build/<base>/selftests-src, with the overlay's
 files in place of the tree's: src stays as it is, a test has one source.
@@ -22,9 +23,11 @@ from lib.settings import place, rel, settings
 from source import tree as source_tree
 
 # Tests of the base that have nothing to do with PAT and must not notice it
-NEIGHBOURS = ['svm_vmcall_test', 'svm_nested_shutdown_test', 'svm_nested_soft_inject_test', 'svm_int_ctl_test',
-              'nested_exceptions_test', 'hyperv_svm_test', 'state_test', 'smm_test', 'set_sregs_test',
-              'triple_fault_event_test']
+NEIGHBOURS = [
+    'svm_vmcall_test', 'svm_nested_shutdown_test', 'svm_nested_soft_inject_test',
+    'svm_int_ctl_test', 'nested_exceptions_test', 'hyperv_svm_test', 'state_test', 'smm_test',
+    'set_sregs_test', 'triple_fault_event_test'
+]
 SELFTESTS = 'tools/testing/selftests'
 QUIRK, MAINLINE_TEST = 'KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT', 'svm_nested_pat_mainline'
 
@@ -37,13 +40,16 @@ def pat_tests(base: Base) -> list[str]:
     """Known when BASE is, and that is before anything is done"""
     if own := base.own_tests():
         return own
-    return [f.stem for f in (place.overlay / 'svm_nested_pat_test.c', *sorted(place.overlay.glob('svm_nested_pat_*_test.c')))
-            if f.exists()]
+    return [
+        f.stem for f in (place.overlay / 'svm_nested_pat_test.c',
+                         *sorted(place.overlay.glob('svm_nested_pat_*_test.c'))) if f.exists()
+    ]
 
 
 def wanted(base: Base) -> list[str]:
     """What make run runs"""
-    return pat_tests(base) if settings.TESTS == 'all' else re.split('[, ]+', settings.TESTS.strip(', '))
+    return pat_tests(base) if settings.TESTS == 'all' else re.split('[, ]+',
+                                                                    settings.TESTS.strip(', '))
 
 
 def overlay_files(base: Base, pattern: str) -> list[Path]:
@@ -53,14 +59,17 @@ def overlay_files(base: Base, pattern: str) -> list[Path]:
     return sorted(place.overlay.glob(pattern))
 
 
-def edited_tests(of: Base) -> set[str]:
-    """Names of files that the base has already and the series changes: there the overlay has what was before"""
-    return {Path(f).name for f in of.git('diff', '--name-only', '--diff-filter=M', of.commit(), of.worktree(), '--',
-                                         f'{SELFTESTS}/kvm').split()}
+def from_tree(of: Base) -> set[str]:
+    """Names of the overlay's files that the tree has itself, from its series: there the tree's
+    counts"""
+    kvm = of.src / SELFTESTS / 'kvm' / arch_dir(of.src)
+    return {f.name for f in place.overlay.glob('*.[ch]') if (kvm / f.name).exists()}
 
 
-def shadow_tree(of: Base, shadow: Path, newer: bool, edited: set[str] | frozenset[str] = frozenset()) -> Path:
-    """The place to build in; newer: than a kernel that the tests run on; edited: files that are not the overlay's"""
+def shadow_tree(of: Base, shadow: Path, newer: bool,
+                own: set[str] | frozenset[str] = frozenset()) -> Path:
+    """The place to build in; newer: than a kernel that the tests run on; own: names of files that
+    are the tree's"""
     shutil.rmtree(shadow, ignore_errors=True)
     (shadow / SELFTESTS).mkdir(parents=True)
     for d in ('', 'tools', SELFTESTS):
@@ -71,7 +80,7 @@ def shadow_tree(of: Base, shadow: Path, newer: bool, edited: set[str] | frozense
     kvm, arch = shadow / SELFTESTS / 'kvm', arch_dir(of.src)
     ours = overlay_files(of, '*.[ch]')
     for f in ours:
-        if f.name in edited:
+        if f.name in own:
             continue
         (kvm / arch / f.name).unlink(missing_ok=True)
         (kvm / arch / f.name).symlink_to(f)
@@ -79,15 +88,18 @@ def shadow_tree(of: Base, shadow: Path, newer: bool, edited: set[str] | frozense
     strict = [f.stem for f in ours if f.suffix == '.c'] + of.own_tests()
     makefile = ['include Makefile', *(f'$(OUTPUT)/{arch}/{t}.o: CFLAGS += -Werror' for t in strict)]
     if newer:
-        makefile += ['LDLIBS += $(OUTPUT)/regions.o', '$(TEST_GEN_PROGS): $(OUTPUT)/regions.o',
-                     f'$(OUTPUT)/regions.o: {place.lab}/kernel/regions.c', '\t$(CC) $(CFLAGS) -Werror -c -o $@ $<']
+        makefile += [
+            'LDLIBS += $(OUTPUT)/regions.o', '$(TEST_GEN_PROGS): $(OUTPUT)/regions.o',
+            f'$(OUTPUT)/regions.o: {place.lab}/kernel/regions.c',
+            '\t$(CC) $(CFLAGS) -Werror -c -o $@ $<'
+        ]
     put(kvm / 'Makefile.nsvm', '\n'.join(makefile) + '\n')
     return kvm
 
 
 def headers(of: Base, tree: str, to: Path) -> str:
-    """The user-space headers of the tree that KVM's selftests include, and those that these do, in to/usr/include, as make
-    headers would make them of all; others are the system's.  Names them"""
+    """The user-space headers of the tree that KVM's selftests include, and those that these do, in
+    to/usr/include, as make headers would make them of all; others are the system's.  Names them"""
     made_of = digest(Path(__file__), of.git('rev-parse', *(f'{tree}:{d}' for d in (
         'include/uapi', 'arch/x86/include/uapi', 'scripts', f'{SELFTESTS}/kvm'))))
     if read(to / 'stamp') == made_of:
@@ -96,13 +108,20 @@ def headers(of: Base, tree: str, to: Path) -> str:
     shutil.rmtree(to, ignore_errors=True)
     (to / 'scripts').mkdir(parents=True)
     jobs.output(['gcc', '-O2', '-o', to / 'scripts/unifdef', of.src / 'scripts/unifdef.c'])
-    paths = set(of.git('ls-tree', '-r', '--name-only', tree, '--', 'include/uapi', 'arch/x86/include/uapi').split())
+    paths = set(
+        of.git('ls-tree', '-r', '--name-only', tree, '--', 'include/uapi',
+               'arch/x86/include/uapi').split())
     # Those of 7.3 have vfio's library as well
-    todo = [f for d in ('kvm', 'vfio') for f in (of.src / SELFTESTS / d).rglob('*.[chS]') if f.is_file()]
+    todo = [
+        f for d in ('kvm', 'vfio') for f in (of.src / SELFTESTS / d).rglob('*.[chS]')
+        if f.is_file()
+    ]
     made: dict[str, Path] = {}
     while todo:
-        for name in re.findall(r'#\s*include <((?:linux|asm|asm-generic)/[a-z_0-9-]+\.h)>', todo.pop().read_text(errors='replace')):
-            path = next((p for d in ('include/uapi', 'arch/x86/include/uapi') if (p := f'{d}/{name}') in paths), None)
+        for name in re.findall(r'#\s*include <((?:linux|asm|asm-generic)/[a-z_0-9-]+\.h)>',
+                               todo.pop().read_text(errors='replace')):
+            path = next((p for d in ('include/uapi', 'arch/x86/include/uapi')
+                         if (p := f'{d}/{name}') in paths), None)
             if path and name not in made:
                 made[name] = to / 'from' / name
                 put(made[name], of.git('show', f'{tree}:{path}') + '\n')
@@ -110,7 +129,9 @@ def headers(of: Base, tree: str, to: Path) -> str:
     found = [(header, to / 'usr/include' / name) for name, header in made.items()]
     for _, installed in found:
         installed.parent.mkdir(parents=True, exist_ok=True)
-    list(jobs.each(lambda f: jobs.output(['sh', of.src / 'scripts/headers_install.sh', *f], cwd=to), found))
+    list(
+        jobs.each(lambda f: jobs.output(['sh', of.src / 'scripts/headers_install.sh', *f], cwd=to),
+                  found))
     put(to / 'stamp', made_of)
     say('SELFTESTS', f'{len(found)} user-space headers made ({elapsed(begin)})')
     return made_of
@@ -131,15 +152,21 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = (), unaware: bool = F
     arch, out = arch_dir(of.src), base.b / f'selftests{which}'
     ours = [f.stem for f in overlay_files(of, '*.c')]
     asked = list(dict.fromkeys([*pat_tests(base), *wanted(base), *tests]))
-    names = [t for t in asked if t in ours or (of.src / SELFTESTS / 'kvm' / arch / f'{t}.c').exists()]
+    names = [
+        t for t in asked if t in ours or (of.src / SELFTESTS / 'kvm' / arch / f'{t}.c').exists()
+    ]
     for t in set(wanted(base)) - set(names) - set(pat_tests(base)):
         raise Fatal(f'no test {t} in {rel(of.src)}/{SELFTESTS}/kvm/{arch}')
     if not ours and not of.own_tests():
-        say('SELFTESTS', f'{rel(of.src)} has no KVM_STATE_SVM_VALID_GPAT: only its own tests are built')
+        say('SELFTESTS',
+            f'{rel(of.src)} has no KVM_STATE_SVM_VALID_GPAT: only its own tests are built')
     tree = of.commit() if unaware else of.worktree()
     headers_id = headers(of, tree, base.b / f'headers{which}')
-    made_of = digest(headers_id, settings.CC, str(of.src), of.git('rev-parse', *(f'{tree}:{d}' for d in (
-        SELFTESTS, 'tools/include', 'tools/arch/x86/include'))), *sorted(place.overlay.glob('*.[ch]')), Path(__file__))
+    made_of = digest(
+        headers_id, settings.CC, str(of.src),
+        of.git('rev-parse',
+               *(f'{tree}:{d}' for d in (SELFTESTS, 'tools/include', 'tools/arch/x86/include'))),
+        *sorted(place.overlay.glob('*.[ch]')), Path(__file__))
     have = read(out / '.stamp').split()
     todo = [t for t in names if have[:1] != [made_of] or t not in have]
     if not todo:
@@ -150,9 +177,11 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = (), unaware: bool = F
         for old in out.iterdir():
             old.unlink()
         have = [made_of]
-    kvm = shadow_tree(of, base.b / f'selftests-src{which}', newer, set() if unaware else edited_tests(of))
+    kvm = shadow_tree(of, base.b / f'selftests-src{which}', newer,
+                      set() if unaware else from_tree(of))
     objects = base.b / f'selftests-obj{which}'
-    compile_tests(kvm, todo, objects, base.b / f'headers{which}', base.logs / f'build-selftests{which}.log',
+    compile_tests(kvm, todo, objects, base.b / f'headers{which}',
+                  base.logs / f'build-selftests{which}.log',
                   f'{len(todo)} tests built, static, in {rel(out)}')
     for t in todo:
         strip(objects / arch / t, out / t)
@@ -160,13 +189,15 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = (), unaware: bool = F
     return out
 
 
-def compile_tests(kvm: Path, names: list[str], to: Path, headers_in: Path, log: Path, said: str) -> None:
+def compile_tests(kvm: Path, names: list[str], to: Path, headers_in: Path, log: Path,
+                  said: str) -> None:
     """In a directory of shadow_tree()"""
     arch = arch_dir(kvm.parents[3])
     cc = 'LLVM=1' if settings.CC == 'clang' else f'CC={settings.CC}'
     progs = ' '.join(f'{arch}/{t}' for t in names)
-    none = ('TEST_GEN_PROGS_COMMON', 'TEST_GEN_PROGS_EXTENDED_x86_64', 'TEST_GEN_PROGS_EXTENDED_x86', 'TEST_PROGS_x86_64',
-            'TEST_PROGS_x86', 'TEST_GEN_PROGS_EXTENDED', 'TEST_PROGS')
+    none = ('TEST_GEN_PROGS_COMMON', 'TEST_GEN_PROGS_EXTENDED_x86_64',
+            'TEST_GEN_PROGS_EXTENDED_x86', 'TEST_PROGS_x86_64', 'TEST_PROGS_x86',
+            'TEST_GEN_PROGS_EXTENDED', 'TEST_PROGS')
     jobs.step('SELFTESTS', log, said,
               ['make', '-C', kvm, '-f', 'Makefile.nsvm', f'-j{jobs.workers()}', cc, f'OUTPUT={to}',
                f'KHDR_INCLUDES=-isystem {headers_in}/usr/include', f'TEST_GEN_PROGS_x86_64={progs}',
@@ -186,14 +217,15 @@ def without_quirk(source: str) -> str:
     """A test of mainline without the statements that ask for the quirk, or disable it"""
     text, found = re.subn(rf'\b\w+\([^;{{}}]*\b{QUIRK}\b[^;{{}}]*;', ';', source)
     if not found or QUIRK in text:
-        raise Fatal(f"mainline's test is not as the edit expects it: {found} statements with {QUIRK} "
-                    f'removed, {text.count(QUIRK)} others left')
+        raise Fatal(
+            f"mainline's test is not as the edit expects it: {found} statements with {QUIRK} "
+            f'removed, {text.count(QUIRK)} others left')
     return text
 
 
 def mainline_test(quirk: bool = False) -> Path:
-    """The directory that has it, as MAINLINE_TEST; quirk: unchanged, for a KVM that has it.  Fatal with NOT_HERE if
-    mainline's source cannot be had"""
+    """The directory that has it, as MAINLINE_TEST; quirk: unchanged, for a KVM that has it.  Fatal
+    with NOT_HERE if mainline's source cannot be had"""
     of = source_tree.make_base(mainline())
     test, which = 'svm_nested_pat_test', '-quirk' if quirk else '-no-quirk'
     out = of.b / f'selftests{which}'
@@ -203,12 +235,14 @@ def mainline_test(quirk: bool = False) -> Path:
     if read(out / '.stamp') == made_of:
         return out
     headers(of, of.commit(), of.b / f'headers{which}')
-    kvm, objects = shadow_tree(of, of.b / f'selftests-src{which}', newer=True), of.b / f'selftests-obj{which}'
+    kvm, objects = shadow_tree(of, of.b / f'selftests-src{which}',
+                               newer=True), of.b / f'selftests-obj{which}'
     file = kvm / arch_dir(of.src) / f'{test}.c'
     file.unlink()
     put(file, text)
     shutil.rmtree(objects, ignore_errors=True)
-    compile_tests(kvm, [test], objects, of.b / f'headers{which}', of.logs / f'build-selftests{which}.log',
+    compile_tests(kvm, [test], objects, of.b / f'headers{which}',
+                  of.logs / f'build-selftests{which}.log',
                   f"mainline's own {test} built{'' if quirk else ' without its quirk'}")
     out.mkdir(exist_ok=True)
     strip(objects / arch_dir(of.src) / test, out / MAINLINE_TEST)
@@ -219,5 +253,8 @@ def mainline_test(quirk: bool = False) -> Path:
 def main(args: list[str]) -> int:
     base = source_tree.make(Base())
     build(base, args or [*NEIGHBOURS, *(f.stem for f in overlay_files(base, '*.c'))])
-    say('SELFTESTS', f'{rel(base.b)}/selftests: copy svm_nested_pat*_test to an AMD machine and start them as root')
+    say(
+        'SELFTESTS',
+        f'{rel(base.b)}/selftests: copy svm_nested_pat*_test to an AMD machine and start them as root'
+    )
     return 0

@@ -21,8 +21,11 @@ from source import package, release
 from source import tree as source_tree
 
 # Of a source, what it takes to compile KVM's files
-FOR_OBJECTS = ['COPYING', 'Kbuild', 'Makefile', '*Kconfig*', 'arch/x86', 'drivers/Makefile', 'fs/Makefile', 'include', 'init',
-               'ipc/Makefile', 'kernel', 'lib/Makefile', 'scripts', 'tools', 'usr/Makefile', 'virt']
+FOR_OBJECTS = [
+    'COPYING', 'Kbuild', 'Makefile', '*Kconfig*', 'arch/x86', 'drivers/Makefile', 'fs/Makefile',
+    'include', 'init', 'ipc/Makefile', 'kernel', 'lib/Makefile', 'scripts', 'tools', 'usr/Makefile',
+    'virt'
+]
 # Not made: what no kernel is compiled from
 NO_SOURCE = {'Documentation', 'LICENSES', 'CREDITS', 'MAINTAINERS'}
 
@@ -36,7 +39,9 @@ def fragments(base: Base, debug: bool) -> list[Path]:
 
 def has_symbol(whole: Path, symbol: str) -> bool:
     """Does any Kconfig of that source define CONFIG_...?"""
-    return bool(git(whole, 'grep', '-lE', rf'^\s*(menu)?config {symbol[7:]}$', '--', 'Kconfig*', '*/Kconfig*', check=False))
+    return bool(
+        git(whole, 'grep', '-lE', rf'^\s*(menu)?config {symbol[7:]}$', '--', 'Kconfig*',
+            '*/Kconfig*', check=False))
 
 
 def check_config(base: Base, whole: Path, obj: Path, files: list[Path]) -> None:
@@ -50,8 +55,13 @@ def check_config(base: Base, whole: Path, obj: Path, files: list[Path]) -> None:
     want: dict[str, str] = {}
     for s, off in re.findall(r'^(?:# )?(CONFIG_[A-Z0-9_]+)( is not set|=.*)$', text, re.M):
         want[s] = off
-    lost = [s + v for s, v in want.items() if s not in none and v.startswith('=') and s + v not in have]
-    lost += [f'{s}=n' for s, v in want.items() if s not in none and not v.startswith('=') and {f'{s}=y', f'{s}=m'} & have]
+    lost = [
+        s + v for s, v in want.items() if s not in none and v.startswith('=') and s + v not in have
+    ]
+    lost += [
+        f'{s}=n' for s, v in want.items()
+        if s not in none and not v.startswith('=') and {f'{s}=y', f'{s}=m'} & have
+    ]
     if base.linux:
         # Of any release: what it does not know is not asked for
         lost = [s for s in lost if has_symbol(whole, s.partition('=')[0])]
@@ -60,10 +70,15 @@ def check_config(base: Base, whole: Path, obj: Path, files: list[Path]) -> None:
 
 
 def make_argv(source: Path, obj: Path, werror: bool = True) -> list[str | Path]:
-    """How make is started for a whole kernel: W=1, but for the kernel-doc pass, one perl for each of a thousand files."""
-    return ['make', '-C', source, f'O={obj}', f'-j{jobs.workers()}', 'W=1', 'cmd_checkdoc=', 'LOCALVERSION=',
-            'KBUILD_BUILD_USER=nsvm', 'KBUILD_BUILD_HOST=lab', 'KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 2026',
-            'LLVM=1' if settings.CC == 'clang' else f'CC={settings.CC}', *([] if werror else ['CONFIG_KVM_WERROR='])]
+    """How make is started for a whole kernel: W=1, but for the kernel-doc pass, one perl for each
+    of a thousand files."""
+    return [
+        'make', '-C', source, f'O={obj}', f'-j{jobs.workers()}', 'W=1', 'cmd_checkdoc=',
+        'LOCALVERSION=', 'KBUILD_BUILD_USER=nsvm', 'KBUILD_BUILD_HOST=lab',
+        'KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 2026',
+        'LLVM=1' if settings.CC == 'clang' else f'CC={settings.CC}',
+        *([] if werror else ['CONFIG_KVM_WERROR='])
+    ]
 
 
 def compile_objects(base: Base) -> list[str]:
@@ -75,32 +90,40 @@ def compile_objects(base: Base) -> list[str]:
     Raises:
         Fatal: one does not compile, or warns; names file and line.
     """
-    changed = base.git('diff', '--name-only', base.root(), base.worktree(), '--', 'arch/x86/kvm/*.c').split()
+    changed = base.git('diff', '--name-only', base.root(), base.worktree(), '--',
+                       'arch/x86/kvm/*.c').split()
     # x86.c has what kvm_host.h says of quirks
     objects = sorted({'arch/x86/kvm/x86.o', *(f'{f[:-2]}.o' for f in changed)})
     with tempfile.TemporaryDirectory(dir=base.b, prefix='objects-', suffix='.tmp') as scratch:
         source, obj = Path(scratch, 'source'), Path(scratch, 'obj')
         package.unpack(release.archive_of_src(base), source, FOR_OBJECTS)
-        jobs.output(['sh', '-c', 'git archive "$1" arch/x86 include virt | tar -x -C "$2"', 'sh', base.worktree(), source], cwd=base.src)
+        jobs.output([
+            'sh', '-c', 'git archive "$1" arch/x86 include virt | tar -x -C "$2"', 'sh',
+            base.worktree(), source
+        ], cwd=base.src)
         obj.mkdir()
         put(obj / 'allconfig', ''.join(read(f) for f in fragments(base, False)))
         make = make_argv(source, obj)
-        jobs.step('KERNEL', base.logs / 'config-objects.log', 'configured', [*make, f'KCONFIG_ALLCONFIG={obj}/allconfig', 'allnoconfig'])
-        jobs.step('KERNEL', base.logs / 'build-objects.log', f'{len(objects)} objects of KVM compiled', [*make, *objects])
+        jobs.step('KERNEL', base.logs / 'config-objects.log', 'configured',
+                  [*make, f'KCONFIG_ALLCONFIG={obj}/allconfig', 'allnoconfig'])
+        jobs.step('KERNEL', base.logs / 'build-objects.log',
+                  f'{len(objects)} objects of KVM compiled', [*make, *objects])
     return objects
 
 
-def build(base: Base, tree: str, to: Path, label: str, flavour: str, debug: bool, quiet: bool = False,
-          werror: bool = True) -> None:
+def build(base: Base, tree: str, to: Path, label: str, flavour: str, debug: bool,
+          quiet: bool = False, werror: bool = True) -> None:
     """to/{vmlinux or bzImage,modules,id} of that tree of src"""
     files = fragments(base, debug)
-    compiler = jobs.output([settings.CC, '--version']).split('\n')[0] if shutil.which(settings.CC) else ''
+    compiler = jobs.output([settings.CC, '--version']).split('\n')[0] if shutil.which(
+        settings.CC) else ''
     if not compiler:
         raise Fatal(f'compiler {settings.CC} does not run: is it installed?')
     listing = base.git('ls-tree', base.git('rev-parse', f'{tree}^{{tree}}'))
     for_bochs = ['bzImage'] if settings.MACHINE == 'bochs' else []
-    made_of = digest(*(line for line in listing.splitlines() if line.split('\t')[1] not in NO_SOURCE | {'tools'}),
-                     base.commit(), compiler, *files, *for_bochs, Path(__file__))
+    made_of = digest(
+        *(line for line in listing.splitlines() if line.split('\t')[1] not in NO_SOURCE | {'tools'}
+          ), base.commit(), compiler, *files, *for_bochs, Path(__file__))
     if read(to / 'id') == made_of:
         return
     whole = source_tree.set_whole(base, tree)
@@ -113,23 +136,29 @@ def build(base: Base, tree: str, to: Path, label: str, flavour: str, debug: bool
         if (obj / 'configured').exists() else True
     if read(obj / 'configured') != configured or kconfig_is_newer:
         put(obj / 'allconfig', ''.join(read(f) for f in files))
-        jobs.step('KERNEL', base.logs / f'config-{label}{flavour}.log', f'{label}{flavour} configured',
-                  [*make, f'KCONFIG_ALLCONFIG={obj}/allconfig', 'allnoconfig'], f'cannot configure {label}', quiet=quiet)
+        jobs.step('KERNEL', base.logs / f'config-{label}{flavour}.log',
+                  f'{label}{flavour} configured',
+                  [*make, f'KCONFIG_ALLCONFIG={obj}/allconfig', 'allnoconfig'],
+                  f'cannot configure {label}', quiet=quiet)
         check_config(base, whole, obj, files)
         put(obj / 'configured', configured)
     image = obj / ('arch/x86/boot/bzImage' if debug else 'vmlinux')
-    jobs.step('KERNEL', log, f'{label}{flavour} built, a whole kernel', [*make, image.name, *for_bochs, 'modules'], f'{label} does not build',
-              quiet=quiet)
+    jobs.step('KERNEL', log, f'{label}{flavour} built, a whole kernel',
+              [*make, image.name, *for_bochs, 'modules'], f'{label} does not build', quiet=quiet)
     check_config(base, whole, obj, files)
     shutil.rmtree(to, ignore_errors=True)
     (to / 'modules').mkdir(parents=True)
-    order = [obj / line.strip().removesuffix('.o').removesuffix('.ko') for line in read(obj / 'modules.order').splitlines()]
+    order = [
+        obj / line.strip().removesuffix('.o').removesuffix('.ko')
+        for line in read(obj / 'modules.order').splitlines()
+    ]
     # irqbypass, kvm, kvm-amd: none but these is a module
     names = sorted((o.name for o in order), key=lambda name: (name.startswith('kvm'), name))
     for o in order:
         jobs.output(['strip', '--strip-debug', '-o', to / f'modules/{o.name}.ko', f'{o}.ko'])
     put(to / 'modules/order', ''.join(f'{name}\n' for name in names))
-    jobs.output(['strip', '--strip-debug', '-o', to / image.name, image] if not debug else ['cp', image, to / image.name])
+    jobs.output(['strip', '--strip-debug', '-o', to /
+                 image.name, image] if not debug else ['cp', image, to / image.name])
     if for_bochs:
         shutil.copy(obj / 'arch/x86/boot/bzImage', to / 'vmlinuz')
     put(to / 'id', made_of)

@@ -14,8 +14,10 @@ from lib.say import Fatal
 from lib.settings import place, rel, settings
 
 # Deaf to the user's and the machine's configuration
-GIT = ['git', '-c', 'gc.auto=0', '-c', 'core.hooksPath=/dev/null', '-c', 'advice.detachedHead=false',
-       '-c', 'user.name=nsvm lab', '-c', 'user.email=nsvm@localhost']
+GIT = [
+    'git', '-c', 'gc.auto=0', '-c', 'core.hooksPath=/dev/null', '-c', 'advice.detachedHead=false',
+    '-c', 'user.name=nsvm lab', '-c', 'user.email=nsvm@localhost'
+]
 GIT_ENV = {'GIT_CONFIG_GLOBAL': '/dev/null', 'GIT_CONFIG_NOSYSTEM': '1'}
 locked: dict[Path, int] = {}
 
@@ -25,7 +27,8 @@ def git_argv(where: Path, *args: str) -> list:
     return [*GIT[:1], '-C', where, *GIT[1:], *args]
 
 
-def git(where: Path, *args: str, check: bool = True, env: dict[str, str] | None = None, **popen) -> str:
+def git(where: Path, *args: str, check: bool = True, env: dict[str, str] | None = None,
+        **popen) -> str:
     """What git prints there, without the last newline"""
     return jobs.output(git_argv(where, *args), check, env={**GIT_ENV, **(env or {})},
                        **popen).removesuffix('\n')
@@ -61,7 +64,11 @@ def digest(*parts: str | bytes | Path) -> str:
     """Names all that: text as it is, files by what is in them"""
     h = hashlib.sha256()
     for part in parts:
-        data = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
+        data = part
+        if isinstance(part, Path):
+            data = part.read_bytes()
+        elif isinstance(part, str):
+            data = part.encode()
         h.update(b'%d ' % len(data) + data)
     return h.hexdigest()[:16]
 
@@ -78,11 +85,13 @@ OF_VMM = re.compile(r'^source:[ \t]*qemu$', re.M)
 
 def names(vmm: bool = False) -> list[str]:
     """Of kernels, or of VMMs"""
-    return sorted(f.parent.name for f in place.patches.glob('*/BASE') if (OF_VMM.search(read(f)) is not None) == vmm)
+    return sorted(f.parent.name for f in place.patches.glob('*/BASE')
+                  if (OF_VMM.search(read(f)) is not None) == vmm)
 
 
 class Base:
-    """Base() is what BASE= and LINUX= say, Base(name) another one; packaged: whatever LINUX= says"""
+    """Base() is what BASE= and LINUX= say, Base(name) another one; packaged: whatever LINUX=
+    says"""
 
     def __init__(self, name: str = '', packaged: bool = False) -> None:
         self.name = name or settings.BASE
@@ -103,7 +112,9 @@ class Base:
         after = self.key('after')
         if after:
             if after not in names():
-                raise Fatal(f'{rel(self.dir)}/BASE is after {after}, but there is no {rel(place.patches / after)}')
+                raise Fatal(
+                    f'{rel(self.dir)}/BASE is after {after}, but there is no {rel(place.patches / after)}'
+                )
             self.before = [*Base(after).before, Base(after)]
 
     def keys(self, key: str) -> list[str]:
@@ -158,8 +169,8 @@ class Base:
 
     def is_default(self) -> bool:
         """The one that the others are ports of"""
-        return self.name == re.search(r'^config BASE$.*?default "(.*?)"', (place.top / 'Kconfig').read_text(),
-                                      re.M | re.S)[1]
+        return self.name == re.search(r'^config BASE$.*?default "(.*?)"',
+                                      (place.top / 'Kconfig').read_text(), re.M | re.S)[1]
 
     def own_test(self) -> bool:
         """Has it gPAT, and a svm_nested_pat_test, already?  Then that, as the series
@@ -176,8 +187,10 @@ class Base:
 
     def own_tests(self) -> list[str]:
         """Of a series that is no port"""
-        return self.fix_tests() or (list(dict.fromkeys(
-            line.split()[0] for line in lines(self.dir / 'cases') if line[:5] != 'view ')) if self.own_test() else [])
+        if self.fix_tests() or not self.own_test():
+            return self.fix_tests()
+        cases = [line for line in lines(self.dir / 'cases') if line[:5] != 'view ']
+        return list(dict.fromkeys(line.split()[0] for line in cases))
 
     def tests_base(self) -> 'Base':
         """Whose selftests run on it: its own, or as stable kernels are tested those of
@@ -185,10 +198,14 @@ class Base:
         other = self.key('tests')
         if other in ('', 'own', self.name):
             # Before 6.10, the library has no harness
-            old = self.linux and self.commit() and not self.own_test() and not self.git('ls-tree', '-r', '--name-only', 'base', HARNESS)
-            return Base(self.name, packaged=True) if old else self
+            if not self.linux or not self.commit() or self.own_test():
+                return self
+            has_harness = self.git('ls-tree', '-r', '--name-only', 'base', HARNESS)
+            return self if has_harness else Base(self.name, packaged=True)
         if other not in names():
-            raise Fatal(f'{rel(self.dir)}/BASE has tests of {other}, but there is no {rel(place.patches / other)}')
+            raise Fatal(
+                f'{rel(self.dir)}/BASE has tests of {other}, but there is no {rel(place.patches / other)}'
+            )
         return Base(other)
 
     # ---- git in src ----
@@ -240,7 +257,8 @@ class Base:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Fatal(f'another run is at work in {rel(self.b)}: wait for it to end') from None
+                raise Fatal(
+                    f'another run is at work in {rel(self.b)}: wait for it to end') from None
             locked[self.b] = fd
         return self
 
@@ -249,5 +267,6 @@ def mainline() -> Base:
     """The base that has gPAT of its own"""
     found = [n for n in names() if Base(n).own_test() and not Base(n).before]
     if len(found) != 1:
-        raise Fatal(f'not one base of {rel(place.patches)} has "tests: own": {" ".join(found) or "none"}')
+        raise Fatal(
+            f'not one base of {rel(place.patches)} has "tests: own": {" ".join(found) or "none"}')
     return Base(found[0])

@@ -21,8 +21,9 @@ from lib.say import Fatal, Ticker, elapsed, say
 from lib.settings import place, rel, settings
 
 # What programs get of the environment: nothing that changes what git, make or a compiler does
-PASSED_ON = re.compile(r'PATH|HOME|USER|LOGNAME|SHELL|TERM|TMPDIR|TZ|COLUMNS|LINES|EMAIL|SSH_AUTH_SOCK|GNUPGHOME|XDG_\w+|'
-                       r'(https?|ftp|no|all)_proxy|(HTTPS?|FTP|NO|ALL)_PROXY|NSVM_AS_ROOT|FAKE_APT')
+PASSED_ON = re.compile(
+    r'PATH|HOME|USER|LOGNAME|SHELL|TERM|TMPDIR|TZ|COLUMNS|LINES|EMAIL|SSH_AUTH_SOCK|GNUPGHOME|XDG_\w+|'
+    r'(https?|ftp|no|all)_proxy|(HTTPS?|FTP|NO|ALL)_PROXY|NSVM_AS_ROOT|FAKE_APT')
 
 MEMINFO = Path('/proc/meminfo')
 QEMU_ITSELF = 256		# MiB, beside the memory of its machine
@@ -67,7 +68,8 @@ def stop_all() -> None:
 
 
 def kill(p: subprocess.Popen, sig: int = signal.SIGKILL) -> None:
-    """Send a signal to the group of that process, unless the process was reaped: its number may be another's."""
+    """Send a signal to the group of that process, unless the process was reaped: its number may be
+    another's."""
     if p.returncode is None:
         try:
             os.killpg(p.pid, sig)
@@ -78,7 +80,8 @@ def kill(p: subprocess.Popen, sig: int = signal.SIGKILL) -> None:
 def has_ended(p: subprocess.Popen) -> bool:
     """Has it?  It is not reaped by that"""
     try:
-        return p.returncode is not None or os.waitid(os.P_PID, p.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+        return p.returncode is not None or os.waitid(
+            os.P_PID, p.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
     except ChildProcessError:
         return True
 
@@ -123,9 +126,11 @@ def start(argv: list, **popen) -> subprocess.Popen:
 
 
 def finish(p: subprocess.Popen, timeout: float | None = None) -> int | None:
-    """End its group, and take the exit status: negative for a signal, None if it was killed at the time limit.
+    """End its group, and take the exit status: negative for a signal, None if it was killed at the
+    time limit.
 
-    The group is killed while the process that leads it is not reaped: until then, nobody else gets its number.
+    The group is killed while the process that leads it is not reaped: until then, nobody else gets
+    its number.
     """
     try:
         ended = wait_for_end(p, timeout)
@@ -140,12 +145,14 @@ def finish(p: subprocess.Popen, timeout: float | None = None) -> int | None:
 def call(argv: list, log: Path | None = None, timeout: float | None = None, **popen) -> int | None:
     """Run it, with its output in log (or nowhere); see finish()"""
     if log is None:
-        return finish(start(argv, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, **popen), timeout)
+        return finish(start(argv, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, **popen),
+                      timeout)
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, 'w') as f:
         if settings.V != '1':
             return finish(start(argv, stdout=f, stderr=subprocess.STDOUT, **popen), timeout)
-        p = start(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace', **popen)
+        p = start(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                  errors='replace', **popen)
         for line in p.stdout:
             f.write(line)
             sys.stdout.write(line)
@@ -157,13 +164,15 @@ def output(argv: list, check: bool = True, **popen) -> str:
     data = popen.pop('input', None)
     if data is not None:
         popen['stdin'] = subprocess.PIPE
-    p = start(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors='replace', **popen)
+    p = start(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors='replace',
+              **popen)
     try:
         out, err = p.communicate(data)
     finally:
         rc = finish(p)
     if rc and check:
-        raise Fatal(f'{Path(str(argv[0])).name}: {last_line(err) or last_line(out) or f"exit status {rc}"}')
+        raise Fatal(
+            f'{Path(str(argv[0])).name}: {last_line(err) or last_line(out) or f"exit status {rc}"}')
     return out
 
 
@@ -172,10 +181,12 @@ def last_line(text: str) -> str:
     return lines[-1].strip() if lines else ''
 
 
-ERRORS = [re.compile(p, re.M | f) for p, f in (
-    (r'No space left on device', 0),
-    (r'^.*:[0-9]+(:[0-9]+)?: (fatal )?error:.*|^.*: undefined reference.*|^(fatal|error):.*|^E: .*', 0),
-    (r'^.*(error|\*\*\*|cannot|unable|not found).*', re.I))]
+ERRORS = [
+    re.compile(p, re.M | f) for p, f in
+    ((r'No space left on device', 0),
+     (r'^.*:[0-9]+(:[0-9]+)?: (fatal )?error:.*|^.*: undefined reference.*|^(fatal|error):.*|^E: .*',
+      0), (r'^.*(error|\*\*\*|cannot|unable|not found).*', re.I))
+]
 
 
 def first_error(log: Path, rc: int | None = 1) -> str:
@@ -206,13 +217,17 @@ def step(tag: str, log: Path, text: str, argv: list, fail: str = '', status: int
 
 
 def workers(machines: int = 1) -> int:
-    """How many things to do at a time: JOBS=, or one a CPU if there is memory for so many machines in each"""
+    """How many things to do at a time: JOBS=, or one a CPU if there is memory for so many machines
+    in each"""
     available = re.search(r'^MemAvailable: *([0-9]+)', MEMINFO.read_text(), re.M)
     each = machines * (settings.number('MEMORY') + QEMU_ITSELF)
-    return settings.number('JOBS') or max(1, min(len(os.sched_getaffinity(0)), int(available[1]) // 1024 // each))
+    return settings.number('JOBS') or max(
+        1, min(len(os.sched_getaffinity(0)),
+               int(available[1]) // 1024 // each))
 
 
-def each(fn: Callable[[T], R], items: Iterable[T], at_once: int | None = None) -> Iterator[tuple[T, R]]:
+def each(fn: Callable[[T], R], items: Iterable[T],
+         at_once: int | None = None) -> Iterator[tuple[T, R]]:
     """fn of each item, some at once, as they are done; after the first Fatal nothing is begun"""
     pool = concurrent.futures.ThreadPoolExecutor(at_once or workers())
     futures = {pool.submit(fn, item): item for item in items}

@@ -16,7 +16,8 @@ PROGRAMS = {'make': '--version', 'git': '--version', 'ld': '--version', 'busybox
 
 def first_line(program: str | Path, option: str) -> str:
     """What a program says of itself, '' if it is not there"""
-    return jobs.output([program, option], check=False).partition('\n')[0] if shutil.which(program) else ''
+    return jobs.output([program, option],
+                       check=False).partition('\n')[0] if shutil.which(program) else ''
 
 
 def write(base: Base, qemu: str | Path = '', files: Iterable[Path] = ()) -> dict[str, str]:

@@ -28,7 +28,10 @@ from source import debian
 from source.debian import NOT_HERE
 
 SUITE = 'trixie'	# bookworm's is too old, sid's panics in the guest's clock code
-PACKAGES = ['bochs', 'bochs-term', 'bochsbios', 'vgabios', 'xorriso', 'isolinux', 'syslinux-common', 'base-files', 'dash']
+PACKAGES = [
+    'bochs', 'bochs-term', 'bochsbios', 'vgabios', 'xorriso', 'isolinux', 'syslinux-common',
+    'base-files', 'dash'
+]
 APPEND = 'console=ttyS0,115200 panic=-1 reboot=t nokaslr no5lvl mitigations=off loglevel=7 tsc=reliable'
 SLOWER = 3		# than QEMU, for time limits
 CPU, MEMORY = 'ryzen', 512
@@ -74,9 +77,13 @@ def make_cd(root: Path, kernel: Kernel, tmp: Path, job: dict) -> None:
         shutil.copy(root / 'usr/lib' / f, files)
     shutil.copy(kernel.compressed, files / 'vmlinuz')
     boot.make_initrd(kernel, files / 'initrd', job)
-    put(files / 'isolinux.cfg', f'default l\nlabel l\n kernel vmlinuz\n initrd initrd\n append {APPEND}\n')
-    jobs.output([*debian.inside(root), 'xorriso', '-as', 'mkisofs', '-quiet', '-o', tmp / 'cd.iso', '-b', 'isolinux.bin',
-                 '-c', 'boot.cat', '-no-emul-boot', '-boot-load-size', '4', '-boot-info-table', files])
+    put(files / 'isolinux.cfg',
+        f'default l\nlabel l\n kernel vmlinuz\n initrd initrd\n append {APPEND}\n')
+    jobs.output([
+        *debian.inside(root), 'xorriso', '-as', 'mkisofs', '-quiet', '-o', tmp / 'cd.iso', '-b',
+        'isolinux.bin', '-c', 'boot.cat', '-no-emul-boot', '-boot-load-size', '4',
+        '-boot-info-table', files
+    ])
 
 
 def parts(lines: Iterable[str]) -> list[Trace]:
@@ -95,11 +102,11 @@ def parts(lines: Iterable[str]) -> list[Trace]:
     return found
 
 
-def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, others: dict[str, Kernel] | None = None,
-        trace: bool = False) -> tuple[Boot, list[Trace]]:
-    """As boot.run().  others: of the same image, "load:NAME.ko:PARAMETER..." among the tests goes on
-    with one's kvm-amd.ko.  With trace, under Bochs' debugger: what the CPU reads and writes between an
-    XCHG BX, BX and the next one.  base.results/label.bochs is what Bochs said"""
+def run(kernel: Kernel, label: str, tests: list[str], *, base: Base,
+        others: dict[str, Kernel] | None = None, trace: bool = False) -> tuple[Boot, list[Trace]]:
+    """As boot.run().  others: of the same image, "load:NAME.ko:PARAMETER..." among the tests goes
+    on with one's kvm-amd.ko.  With trace, under Bochs' debugger: what the CPU reads and writes
+    between an XCHG BX, BX and the next one.  base.results/label.bochs is what Bochs said"""
     root = ensure()
     kernel.need()
     limit = SLOWER * settings.number('TIMEOUT')
@@ -116,23 +123,29 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, others: dic
             files[-1].symlink_to(other.dir / 'modules/kvm-amd.ko')
         make_cd(root, kernel, tmp, boot.make_job(kernel, base.b / 'selftests', tests, files,
                                                  limit=SLOWER * settings.number('TEST_TIMEOUT')))
-        put(tmp / 'bochsrc', CONFIG.format(tmp=tmp, cpu=CPU, memory=MEMORY, console=result.console, log=result.log,
-                                         said=said, magic=int(trace)))
+        put(
+            tmp / 'bochsrc',
+            CONFIG.format(tmp=tmp, cpu=CPU, memory=MEMORY, console=result.console, log=result.log,
+                          said=said, magic=int(trace)))
         put(tmp / 'rc', 'c\n' + 'trace-mem on\nc\ntrace-mem off\nc\n' * 10000)
         debugger = ['-debugger', '-rc', tmp / 'rc'] if trace else []
         p = jobs.start([*debian.inside(root), 'bochs', '-q', *debugger, '-f', tmp / 'bochsrc'],
-                       stdout=jobs.subprocess.PIPE, stderr=jobs.subprocess.STDOUT, text=True, errors='replace')
+                       stdout=jobs.subprocess.PIPE, stderr=jobs.subprocess.STDOUT, text=True,
+                       errors='replace')
         timer = threading.Timer(limit, jobs.kill, [p])
         timer.start()
         traced = parts(p.stdout)
         rc: int | None = jobs.finish(p)
         rc = rc if timer.is_alive() else None
         timer.cancel()
-    panic = re.findall(r'^[0-9]*p\[(.*)', said.read_text(errors='replace') if said.exists() else '', re.M)
+    panic = re.findall(r'^[0-9]*p\[(.*)',
+                       said.read_text(errors='replace') if said.exists() else '', re.M)
     if rc == 1 and panic and TRIPLE_FAULT in panic[-1]:
         rc = 0		# if all was done, see check()
     elif rc is not None and rc >= 0:
-        raise Fatal(f'{label}: Bochs ended{": [" + panic[-1].strip() if panic else f" with status {rc}"} (log: {rel(said)})')
+        raise Fatal(
+            f'{label}: Bochs ended{": [" + panic[-1].strip() if panic else f" with status {rc}"} (log: {rel(said)})'
+        )
     boot.check(result, label, rc, limit, said)
     return result, traced
 
@@ -148,4 +161,5 @@ def sections(log: str) -> list[str]:
 
 def refused(said: Path) -> list[tuple[int, str]]:
     """VMRUNs that the CPU refused: (tick, reason)"""
-    return [(int(tick), why.strip()) for tick, why in re.findall(r'^([0-9]+)e\[CPU0 *\] (VMRUN: .*)', read(said), re.M)]
+    return [(int(tick), why.strip())
+            for tick, why in re.findall(r'^([0-9]+)e\[CPU0 *\] (VMRUN: .*)', read(said), re.M)]

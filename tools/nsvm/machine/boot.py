@@ -20,7 +20,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterable
+from typing import Callable, Iterable, Sequence
 
 from kernel import selftests
 from kernel.kernels import Kernel, series_kernel
@@ -34,11 +34,13 @@ from source import tree
 DISK = 256 << 20	# bytes, of which a file has those that are not zero
 KEPT = 4		# saved machines
 # The words with which a kernel says that something is wrong
-COMPLAINT = re.compile(r'^(?:\[ *[0-9.]+\] *)?(.*(?:WARNING: |BUG: |BUG at |Oops|Kernel panic|general protection|possible circular|'
-                       r'possible recursive|suspicious RCU|INFO: trying to register|kmemleak: [0-9]+ new|'
-                       r'INFO: task .* blocked|UBSAN: |KASAN: |unable to handle).*)$', re.M)
+COMPLAINT = re.compile(
+    r'^(?:\[ *[0-9.]+\] *)?(.*(?:WARNING: |BUG: |BUG at |Oops|Kernel panic|general protection|possible circular|'
+    r'possible recursive|suspicious RCU|INFO: trying to register|kmemleak: [0-9]+ new|'
+    r'INFO: task .* blocked|UBSAN: |KASAN: |unable to handle).*)$', re.M)
 # With KVM and that CPU, it warns of SRSO; Xen warns of its PVH dom0
-HARMLESS = re.compile('Speculative Return Stack Overflow: WARNING: |WARNING: PVH is an experimental mode')
+HARMLESS = re.compile(
+    'Speculative Return Stack Overflow: WARNING: |WARNING: PVH is an experimental mode')
 
 
 class Misbehaved(Fatal):
@@ -54,6 +56,41 @@ class Boot:
 
     def text(self) -> str:
         return self.log.read_text(errors='replace')
+
+
+@dataclass
+class How:
+    """All about a boot but its kernel and its tests"""
+    # The machine
+    smp: int | None = None		# CPUs, by default SMP=
+    cpu: str = ''		# by default CPU=
+    append: str = ''		# to the kernel's command line
+    # one CPU, emulated, whose clock counts its instructions: one a ns, and a tick of the TSC
+    icount: bool = False
+    room: Path | None = None		# a file that is its second disk, and outlives it
+    net: int = 0		# a port of 127.0.0.1 that leads to port 22 of its network card
+    ports: tuple[Path, ...] = ()		# consoles of what runs in it: ttyS2 and so on
+    # What runs there
+    npt: int = 1		# of kvm_amd
+    parameters: str = ''		# of kvm_amd, more of them
+    tests_dir: Path | None = None		# by default that of the base
+    files: Sequence[Path] = ()		# more for /tests
+    keep: Path | None = None		# becomes a tar.gz of what the tests leave in /tmp/keep
+    test_timeout: int | None = None		# seconds, by default TEST_TIMEOUT=
+    # Who watches
+    view: bool = True		# the plugin, if there is one
+    # gets each line of the log of VMRUNs, which is then no file
+    live: Callable[[str], object] | None = None
+    timeout: int | None = None		# seconds, by default TIMEOUT=
+    until_failure: bool = False		# stop at the first "not ok"
+
+    @property
+    def cpus(self) -> int:
+        return 1 if self.icount else self.smp or settings.number('SMP')
+
+    @property
+    def limit(self) -> int:
+        return self.timeout or settings.number('TIMEOUT')
 
 
 def accelerator(icount: bool) -> str:
@@ -79,17 +116,22 @@ def result_id(kernel: Kernel, tests: Iterable[Path], *more: str | Path) -> str:
         tests: the programs that ran there.
         more: what else the result depends on, such as the file of the program that judged it.
     """
-    lab = [f for room in ('lib', 'kernel', 'machine') for f in sorted((place.lab / room).iterdir()) if f.is_file()]
+    lab = [
+        f for room in ('lib', 'kernel', 'machine') for f in sorted((place.lab / room).iterdir())
+        if f.is_file()
+    ]
     q = qemu.find()
     how = [q.binary, q.version, str(q.plugin), *(getattr(settings, name) for name in SETTINGS)]
-    return digest(kernel.id, *how, *(t for t in tests if t.exists()), *lab, place.lab / 'proof/vmruns.py', *more)
+    return digest(kernel.id, *how, *(t for t in tests if t.exists()), *lab,
+                  place.lab / 'proof/vmruns.py', *more)
 
 
 def early(kernel: Kernel) -> list[Path]:
     return [m for m in kernel.modules if m.stem != 'kvm-amd']
 
 
-def make_initrd(kernel: Kernel, to: Path, job: dict[str, tuple[int, bytes | Path]] | None = None) -> Path:
+def make_initrd(kernel: Kernel, to: Path,
+                job: dict[str, tuple[int, bytes | Path]] | None = None) -> Path:
     """busybox, init and the modules but kvm-amd; job: what else would come on the disk"""
     busybox = shutil.which('busybox')
     if not busybox:
@@ -105,16 +147,21 @@ def make_initrd(kernel: Kernel, to: Path, job: dict[str, tuple[int, bytes | Path
     for d in ('job', 'job/tests') if job else ():
         files[d] = (0o40755, b'')
     for name, (mode, content) in (job or {}).items():
-        files[f'job/{name}'] = (0o100000 | mode, content.read_bytes() if isinstance(content, Path) else content)
+        files[f'job/{name}'] = (0o100000 | mode,
+                                content.read_bytes() if isinstance(content, Path) else content)
     to.write_bytes(cpio.newc(files))
     return to
 
 
-def make_job(kernel: Kernel, tests_dir: Path, tests: list[str], files: list[Path], *, limit: int, keep: bool = False,
+def make_job(kernel: Kernel, tests_dir: Path, tests: list[str], files: list[Path], *, limit: int,
+             keep: bool = False,
              parameters: str = 'nested=1') -> dict[str, tuple[int, bytes | Path]]:
-    """What init reads and runs, see there: name -> (permissions, content).  Tests that are among the files
-    are not looked for"""
-    variables = {'TESTS': ' '.join(tests), 'LIMIT': str(limit), 'KEEP': 'y' if keep else '', 'PARAMETERS': parameters}
+    """What init reads and runs, see there: name -> (permissions, content).  Tests that are among
+    the files are not looked for"""
+    variables = {
+        'TESTS': ' '.join(tests), 'LIMIT': str(limit), 'KEEP': 'y' if keep else '',
+        'PARAMETERS': parameters
+    }
     content: dict[str, tuple[int, bytes | Path]] = {
         'variables': (0o644, ''.join(f"{k}='{v}'\n" for k, v in variables.items()).encode())}
     for m in kernel.modules:
@@ -130,42 +177,51 @@ def make_job(kernel: Kernel, tests_dir: Path, tests: list[str], files: list[Path
     return content
 
 
-def command(q: qemu.Qemu, kernel: Kernel, initrd: Path, disk: Path, accel: str, smp: int, cpu: str, append: str,
-            icount: bool, *more: str | Path) -> list:
-    debug = kernel.image.name == 'bzImage'
-    words = ['console=ttyS0', 'panic=-1', 'nokaslr', 'no5lvl', 'no_timer_check', 'mitigations=off', 'loglevel=7']
-    words += ['norandmaps'] if icount else []
-    exact = ['-icount', 'shift=0,sleep=off', '-rtc', 'base=2026-01-01T00:00:00,clock=vm', '-seed', '1'] if icount else []
-    memory = max(settings.number('MEMORY'), 1024 if debug else 0)
-    return [q.binary, '-accel', accel if icount or accel == 'kvm' else 'tcg,thread=multi', *exact, '-machine', 'q35',
-            '-cpu', 'host' if accel == 'kvm' else cpu or settings.CPU, '-smp', smp, '-m', memory, '-no-user-config',
-            '-nodefaults', '-display', 'none', '-no-reboot', '-kernel', kernel.image, '-initrd', initrd,
-            '-append', ' '.join([*words, append]), *more,
-            *([] if icount else ['-drive', f'if=none,id=disk,format=raw,readonly=on,file={disk}', '-device', 'virtio-blk-pci,drive=disk'])]
+def command(kernel: Kernel, initrd: Path, disk: Path, how: How, *more: str | Path) -> list:
+    """How QEMU is started"""
+    accel, is_debug = accelerator(how.icount), kernel.image.name == 'bzImage'
+    words = ['console=ttyS0', 'panic=-1', 'nokaslr', 'no5lvl', 'no_timer_check', 'mitigations=off',
+             'loglevel=7', *['norandmaps'] * how.icount, how.append]
+    exact = [
+        '-icount', 'shift=0,sleep=off', '-rtc', 'base=2026-01-01T00:00:00,clock=vm', '-seed', '1'
+    ]
+    drive = ['-drive', f'if=none,id=disk,format=raw,readonly=on,file={disk}',
+             '-device', 'virtio-blk-pci,drive=disk']
+    memory = max(settings.number('MEMORY'), 1024 if is_debug else 0)
+    return [
+        qemu.find().binary, '-accel', accel if how.icount or accel == 'kvm' else 'tcg,thread=multi',
+        *(exact if how.icount else []), '-machine', 'q35', '-cpu',
+        'host' if accel == 'kvm' else how.cpu or settings.CPU, '-smp', how.cpus, '-m', memory,
+        '-no-user-config', '-nodefaults', '-display', 'none', '-no-reboot', '-kernel', kernel.image,
+        '-initrd', initrd, '-append', ' '.join(words), *more, *([] if how.icount else drive)
+    ]
 
 
 def save(base: Base, kernel: Kernel) -> None:
     """Have the machine saved, for those who will resume it"""
     with tempfile.TemporaryDirectory(dir=base.b, prefix='save-', suffix='.tmp') as scratch:
-        resumed(base, kernel, make_initrd(kernel, Path(scratch) / 'initrd'), Path(scratch), accelerator(False), settings.number('SMP'))
+        resumed(base, kernel, make_initrd(kernel, Path(scratch, 'initrd')), Path(scratch), How())
 
 
-def resumed(base: Base, kernel: Kernel, initrd: Path, tmp: Path, accel: str, smp: int) -> list[str]:
+def resumed(base: Base, kernel: Kernel, initrd: Path, tmp: Path, how: How) -> list[str]:
     """What makes QEMU resume the saved machine, if there can be one"""
-    if accel != 'tcg' or smp != settings.number('SMP'):
+    other = how.icount or how.append or how.cpu or how.room or how.ports or how.net
+    if other or accelerator(False) != 'tcg' or how.cpus != settings.number('SMP'):
         return []
-    argv = command(qemu.find(), kernel, initrd, tmp / 'blank', accel, smp, '', '', False)
+    argv = command(kernel, initrd, tmp / 'blank', How())
     state = saved_machine(base, kernel, initrd, argv, tmp / 'blank', tmp / 'console')
     return ['-incoming', f"exec:cat '{state}'"] if state else []
 
 
-def saved_machine(base: Base, kernel: Kernel, initrd: Path, argv: list, blank: Path, console: Path) -> Path | None:
+def saved_machine(base: Base, kernel: Kernel, initrd: Path, argv: list, blank: Path,
+                  console: Path) -> Path | None:
     """The machine as it waits for work; started and saved if it is not there.  None if it
     cannot be saved"""
     image = kernel.image.resolve()
     stat = image.stat()
     same = [str(a) for a in argv if str(blank.parent) not in str(a) and a != kernel.image]
-    state = base.b / 'machines' / digest(f'{image} {stat.st_size} {stat.st_mtime_ns}', initrd, *same, Path(__file__))
+    state = base.b / 'machines' / digest(f'{image} {stat.st_size} {stat.st_mtime_ns}', initrd, *
+                                         same, Path(__file__))
     with alone(base.b / '.saving'):
         if state.exists():
             state.touch()
@@ -181,10 +237,13 @@ def saved_machine(base: Base, kernel: Kernel, initrd: Path, argv: list, blank: P
                            stdin=subprocess.PIPE, stdout=said, stderr=said, text=True)
         try:
             limit = time.monotonic() + settings.number('TIMEOUT')
-            while p.poll() is None and time.monotonic() < limit and '# nsvm: waiting' not in read(log):
+            while p.poll() is None and time.monotonic() < limit and '# nsvm: waiting' not in read(
+                    log):
                 time.sleep(0.05)
             if p.poll() is None and '# nsvm: waiting' in read(log):
-                p.communicate(f'migrate_set_parameter max-bandwidth 10G\nmigrate "exec:cat >\'{tmp}\'"\nquit\n', timeout=60)
+                p.communicate(
+                    f'migrate_set_parameter max-bandwidth 10G\nmigrate "exec:cat >\'{tmp}\'"\nquit\n',
+                    timeout=60)
         except (subprocess.TimeoutExpired, BrokenPipeError):
             pass
         finally:
@@ -217,68 +276,85 @@ def last_words(file: Path) -> str:
     return jobs.last_line(file.read_text(errors='replace')) if file.exists() else ''
 
 
-def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, npt: int = 1, smp: int | None = None, cpu: str = '',
-        parameters: str = '', append: str = '', files: list[Path] | tuple[Path, ...] = (), keep: Path | None = None,
-        live: Callable[[str], object] | None = None, icount: bool = False, timeout: int | None = None,
-        test_timeout: int | None = None, tests_dir: Path | None = None, view: bool = True,
-        until_failure: bool = False, ports: tuple[Path, ...] = (), room: Path | None = None, net: int = 0) -> Boot:
-    """Boot it, run tests, which are names or name:argument:argument; results are
-    base.results/label.{log,console,vmrun}
+def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, **how) -> Boot:
+    """Boot it, and run tests.
 
-    npt, parameters: of kvm_amd.  files: more for /tests.  keep: becomes a tar.gz of what the tests
-    leave in /tmp/keep.  live: gets each line of the log of VMRUNs, which is then no file.
-    icount: one CPU, emulated always, whose clock counts its instructions, one a nanosecond and
-    one a tick of the TSC.  timeout, test_timeout: seconds.  until_failure: stop at the first
-    "not ok".  ports: consoles of what runs in it, ttyS2 and so on.  room: a file that is its second disk,
-    which outlives it.  net: a port of 127.0.0.1 that leads to port 22 of its network card.  Fatal, with one
-    line that names the console, if the machine misbehaves."""
-    kernel.need()
-    accel = accelerator(icount)
-    q = qemu.find()
-    view = view and accel == 'tcg' and q.plugin is not None
-    timeout = timeout or settings.number('TIMEOUT')
-    results = base.results
+    Args:
+        kernel: image and modules.
+        label: results are base.results/label.{log,console,vmrun}.
+        tests: names, or name:argument:argument.
+        how: fields of How.
+
+    Raises:
+        Misbehaved: the machine did; one line that names the console.
+        Fatal: QEMU did not do its work.
+    """
+    return start(kernel.need(), label, tests, base, How(**how))
+
+
+def start(kernel: Kernel, label: str, tests: list[str], base: Base, how: How) -> Boot:
+    """The same, with all that is known of the machine"""
+    q, results = qemu.find(), base.results
+    view = how.view and accelerator(how.icount) == 'tcg' and q.plugin is not None
     results.mkdir(parents=True, exist_ok=True)
-    boot = Boot(results / f'{label}.log', results / f'{label}.console', results / f'{label}.vmrun' if view and not live else None)
-    said = results / f'{label}.qemu'
-    for f in (boot.log, boot.console, said, results / f'{label}.vmrun', *([keep] if keep else []), *ports):
-        f.unlink(missing_ok=True)
+    boot = Boot(results / f'{label}.log', results / f'{label}.console',
+                results / f'{label}.vmrun' if view and not how.live else None)
+    output = results / f'{label}.qemu'
+    for f in (boot.log, boot.console, output, results / f'{label}.vmrun', how.keep, *how.ports):
+        if f:
+            f.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=base.b, prefix=f'{label}-', suffix='.tmp') as scratch:
         tmp = Path(scratch)
-        job = make_job(kernel, tests_dir or base.b / 'selftests', tests, list(files), keep=bool(keep),
-                       limit=test_timeout or settings.number('TEST_TIMEOUT'), parameters=f'nested=1 npt={npt} {parameters}'.strip())
-        if not icount:
-            cpio.disk(job, tmp / 'disk', DISK)
-        # When a disk answers is up to the host, and no two boots would be the same
-        initrd = make_initrd(kernel, tmp / 'initrd', job if icount else None)
-        how = (accel, 1 if icount else smp or settings.number('SMP'), cpu, append, icount)
-        resume = [] if icount or append or cpu or room or ports or net else resumed(base, kernel, initrd, tmp, accel, how[1])
-        argv = command(q, kernel, initrd, tmp / 'disk', *how, *resume, '-serial', f'file:{boot.console}', '-serial', f'file:{boot.log}')
-        for port in ports or [keep]:		# three, as the saved machine has
-            argv += ['-serial', f'file:{port}' if port else 'null']
-        argv += ['-drive', f'if=none,id=room,format=raw,file={room}', '-device', 'virtio-blk-pci,drive=room'] if room else []
-        if net:
-            argv += ['-netdev', f'user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{net}-:22', '-device', 'virtio-net-pci,netdev=net,romfile=']
+        argv = [*make_machine(kernel, tests, base, how, tmp), *serial_ports(boot, how)]
         reader = None
         if view:
             to = boot.vmruns or tmp / 'fifo'
-            if live:
+            if how.live:
                 os.mkfifo(to)
-                reader = threading.Thread(target=feed, args=(to, live), daemon=True)
+                reader = threading.Thread(target=feed, args=(to, how.live), daemon=True)
                 reader.start()
-            argv += ['-plugin', f'{q.plugin},log={to}' + (',limit=-1' if live else '')]
-        with open(said, 'w') as f:
+            argv += ['-plugin', f'{q.plugin},log={to}' + (',limit=-1' if how.live else '')]
+        with open(output, 'w') as f:
             p = jobs.start(argv, stdout=f, stderr=f)
         stopped = threading.Event()
-        if until_failure:
+        if how.until_failure:
             threading.Thread(target=watch_log, args=(p, boot.log, stopped), daemon=True).start()
-        rc = jobs.finish(p, timeout)
+        status = jobs.finish(p, how.limit)
         if reader:
-            os.close(os.open(tmp / 'fifo', os.O_RDWR | os.O_NONBLOCK))	# wakes it, if QEMU never came to it
+            # wakes it, if QEMU never came to it
+            os.close(os.open(tmp / 'fifo', os.O_RDWR | os.O_NONBLOCK))
             reader.join(60)
     boot.stopped = stopped.is_set()
-    check(boot, label, rc, timeout, said, ports)
+    check(boot, label, status, how.limit, output, how.ports)
     return boot
+
+
+def make_machine(kernel: Kernel, tests: list[str], base: Base, how: How, tmp: Path) -> list:
+    """Disk and initramfs in tmp, and the command for a machine that has them"""
+    parameters = f'nested=1 npt={how.npt} {how.parameters}'.strip()
+    job = make_job(kernel, how.tests_dir or base.b / 'selftests', tests, list(how.files),
+                   keep=bool(how.keep), limit=how.test_timeout or settings.number('TEST_TIMEOUT'),
+                   parameters=parameters)
+    if not how.icount:
+        cpio.disk(job, tmp / 'disk', DISK)
+    # When a disk answers is up to the host, and no two boots would be the same
+    initrd = make_initrd(kernel, tmp / 'initrd', job if how.icount else None)
+    more = resumed(base, kernel, initrd, tmp, how)
+    if how.room:
+        more += [
+            '-drive', f'if=none,id=room,format=raw,file={how.room}', '-device',
+            'virtio-blk-pci,drive=room'
+        ]
+    if how.net:
+        more += ['-netdev', f'user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{how.net}-:22',
+                 '-device', 'virtio-net-pci,netdev=net,romfile=']
+    return command(kernel, initrd, tmp / 'disk', how, *more)
+
+
+def serial_ports(boot: Boot, how: How) -> list[str]:
+    """Console, log, and one more, as the saved machine has them, or all of how.ports"""
+    files = [boot.console, boot.log, *(how.ports or [how.keep])]
+    return [word for f in files for word in ('-serial', f'file:{f}' if f else 'null')]
 
 
 def feed(fifo: Path, live: Callable[[str], object]) -> None:
@@ -287,7 +363,8 @@ def feed(fifo: Path, live: Callable[[str], object]) -> None:
             live(line)
 
 
-def check(boot: Boot, label: str, rc: int | None, timeout: int, said: Path, ports: tuple[Path, ...] = ()) -> None:
+def check(boot: Boot, label: str, rc: int | None, timeout: int, said: Path,
+          ports: tuple[Path, ...] = ()) -> None:
     """Fatal if the machine did not do what it should, or one in it"""
     if boot.log.exists():
         boot.log.write_bytes(boot.log.read_bytes().replace(b'\r', b''))
@@ -300,20 +377,25 @@ def check(boot: Boot, label: str, rc: int | None, timeout: int, said: Path, port
     if boot.stopped:
         return
     if rc is None:
-        raise Misbehaved(f'{label}: no end after {timeout} s, stopped; last: {last_words(boot.console)} {see}')
+        raise Misbehaved(
+            f'{label}: no end after {timeout} s, stopped; last: {last_words(boot.console)} {see}')
     if rc < 0 or rc > 128:
         raise Fatal(f'{label}: QEMU was killed by signal {-rc if rc < 0 else rc - 128} {see}')
     if rc:
         raise Fatal(f'{label}: QEMU failed: {last_words(said)} (exit status {rc})')
     if module:
         reason = re.search(rf'^.*\b{module[1].split(":")[0].replace("-", "_")}: .*', console, re.M)
-        raise Misbehaved(f'{label}: a module does not load: {module[1]}' + (f'; {reason[0].split("] ")[-1]}' if reason else '') + f' {see}')
+        raise Misbehaved(f'{label}: a module does not load: {module[1]}' +
+                         (f'; {reason[0].split("] ")[-1]}' if reason else '') + f' {see}')
     if bad:
         raise Misbehaved(f'{label}: kernel: {bad[0]} {see}')
     if '# nsvm: kernel ' not in log:
-        raise Misbehaved(f'{label}: the kernel did not reach init; last: {last_words(boot.console)} {see}')
+        raise Misbehaved(
+            f'{label}: the kernel did not reach init; last: {last_words(boot.console)} {see}')
     if '# nsvm: done' not in log:
-        raise Misbehaved(f'{label}: the machine went down in the middle of the tests; last: {last_words(boot.console)} {see}')
+        raise Misbehaved(
+            f'{label}: the machine went down in the middle of the tests; last: {last_words(boot.console)} {see}'
+        )
     if not said.read_text():
         said.unlink()
 
@@ -325,11 +407,12 @@ def shell(base: Base) -> None:
         tmp = Path(scratch)
         tests = [f for f in tests_dir.iterdir() if f.name != '.stamp']
         cpio.disk(make_job(kernel, tests_dir, ['shell'], tests, limit=0), tmp / 'disk', DISK)
-        accel = accelerator(False)
-        argv = command(qemu.find(), kernel, make_initrd(kernel, tmp / 'initrd'), tmp / 'disk', accel,
-                       settings.number('SMP'), '', 'quiet', False)
-        rc = subprocess.call([str(a) for a in argv] + ['-chardev', 'stdio,id=tty,mux=on,signal=off', '-serial', 'chardev:tty',
-                                                       '-serial', 'null', '-mon', 'chardev=tty'], env=jobs.environment())
+        argv = command(kernel, make_initrd(kernel, tmp / 'initrd'), tmp / 'disk',
+                       How(append='quiet'))
+        rc = subprocess.call([str(a) for a in argv] + [
+            '-chardev', 'stdio,id=tty,mux=on,signal=off', '-serial', 'chardev:tty', '-serial',
+            'null', '-mon', 'chardev=tty'
+        ], env=jobs.environment())
     if rc:
         raise Fatal(f'QEMU failed (exit status {rc})')
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """lava [check] - the PAT tests with the kernel of the series, as jobs for LAVA
 
-In build/<base>/lava: vmlinuz, ramdisk (modules and tests are in it: no disk and no network is needed
-once it is there), qemu.yaml, amd.yaml (a bare AMD machine that boots by iPXE), SHA256SUMS.  Each
-case is a test case of LAVA, as is each test: of these "pass" means that it ended well.
+In build/<base>/lava: vmlinuz, ramdisk (modules and tests are in it: no disk and no network is
+needed once it is there), qemu.yaml, amd.yaml (a bare AMD machine that boots by iPXE), SHA256SUMS.
+Each case is a test case of LAVA, as is each test: of these "pass" means that it ended well.
 
   URL=     where LAVA finds the files; else where they are here, for a worker on this machine
   DEVICE=  LAVA's device type of the AMD machine (x86)
@@ -36,33 +36,46 @@ PACKAGES = ['lava-dispatcher', 'qemu-system-x86', 'base-files', 'bash', 'coreuti
 APPEND = 'console=ttyS0,115200 out=/dev/console panic=-1 mitigations=off loglevel=1'
 START, END = '# nsvm: kernel ', '# nsvm: done'
 # The result is what is in the line, of "ok 1 x # SKIP y" the "o": a name may be used once only
-PATTERN = (r'(?:^|\n)(?=(?:(?:not )?ok \d+|# nsvm: end) (?P<test_case_id>\S+)[^\n]*\n)(?:# nsvm: end \S+ )?'
-           r'(?P<result>not ok|o(?=k \d+ \S+ +# SKIP)|ok|rc=0(?= )|rc=4(?= )|rc=)')
-VERDICT = {'ok': 'pass', 'not ok': 'fail', 'o': 'skip', 'rc=0': 'pass', 'rc=4': 'skip', 'rc=': 'fail'}
+PATTERN = (
+    r'(?:^|\n)(?=(?:(?:not )?ok \d+|# nsvm: end) (?P<test_case_id>\S+)[^\n]*\n)(?:# nsvm: end \S+ )?'
+    r'(?P<result>not ok|o(?=k \d+ \S+ +# SKIP)|ok|rc=0(?= )|rc=4(?= )|rc=)')
+VERDICT = {
+    'ok': 'pass', 'not ok': 'fail', 'o': 'skip', 'rc=0': 'pass', 'rc=4': 'skip', 'rc=': 'fail'
+}
 
 
 def job(name: str, device: str, context: dict, deploy: dict, how: dict) -> dict:
     minutes = {'minutes': -(-settings.number('TIMEOUT') // 60) + 2}
     # No prompts: LAVA would wait for a first message of the kernel, which is not seen
     monitor = {'name': NAME, 'start': START, 'end': END, 'pattern': PATTERN, 'fixupdict': VERDICT}
-    return {'job_name': name, 'device_type': device, 'visibility': 'public', 'priority': 'medium', 'context': context,
-            'timeouts': {'job': {'minutes': 30}, 'action': {'minutes': 10}, 'connection': {'minutes': 2}},
-            'actions': [{'deploy': deploy}, {'boot': {**how, 'timeout': minutes}},
-                        {'test': {'monitors': [monitor], 'timeout': minutes}}]}
+    return {
+        'job_name': name, 'device_type': device, 'visibility': 'public', 'priority': 'medium',
+        'context': context, 'timeouts': {
+            'job': {'minutes': 30}, 'action': {'minutes': 10}, 'connection': {'minutes': 2}
+        }, 'actions': [{'deploy': deploy}, {'boot': {**how, 'timeout': minutes}},
+                       {'test': {'monitors': [monitor], 'timeout': minutes}}]
+    }
 
 
 def make_jobs(name: str, files: dict[str, dict]) -> dict[str, dict]:
     """files: of kernel and ramdisk URL and checksum"""
     images = {'kernel': {**files['kernel'], 'image_arg': f'-kernel {{kernel}} -append "{APPEND}"'},
               'ramdisk': {**files['ramdisk'], 'image_arg': '-initrd {ramdisk}'}}
-    context = {'arch': 'amd64', 'machine': 'q35', 'cpu': settings.CPU, 'memory': settings.number('MEMORY'),
-               'no_kvm': 'true'}
-    ramdisk = {**files['ramdisk'], 'compression': 'gz', 'install_modules': False, 'install_overlay': False}
-    return {'qemu': job(f'{name}, QEMU', 'qemu', context, {'to': 'tmpfs', 'images': images},
-                        {'method': 'qemu', 'media': 'tmpfs'}),
-            'amd': job(f'{name}, AMD', settings.given.get('DEVICE', 'x86'), {'extra_kernel_args': APPEND},
-                       {'to': 'tftp', 'kernel': files['kernel'], 'ramdisk': ramdisk},
-                       {'method': 'ipxe', 'commands': 'ramdisk'})}
+    context = {
+        'arch': 'amd64', 'machine': 'q35', 'cpu': settings.CPU, 'memory': settings.number('MEMORY'),
+        'no_kvm': 'true'
+    }
+    ramdisk = {
+        **files['ramdisk'], 'compression': 'gz', 'install_modules': False, 'install_overlay': False
+    }
+    return {
+        'qemu': job(f'{name}, QEMU', 'qemu', context, {'to': 'tmpfs', 'images': images},
+                    {'method': 'qemu', 'media': 'tmpfs'}),
+        'amd': job(f'{name}, AMD', settings.given.get('DEVICE',
+                                                      'x86'), {'extra_kernel_args': APPEND},
+                   {'to': 'tftp', 'kernel': files['kernel'], 'ramdisk': ramdisk},
+                   {'method': 'ipxe', 'commands': 'ramdisk'})
+    }
 
 
 def make(base: Base, d: Path) -> dict[str, dict]:
@@ -103,40 +116,56 @@ def device(context: dict) -> dict:
     options = ['-nographic', '-nodefaults', '-serial stdio', *(f'-{o} {context[k]}' for o, k in (
         ('machine', 'machine'), ('cpu', 'cpu'), ('m', 'memory')))]
     command = {'command': 'qemu-system-x86_64', 'options': options, 'extra': []}
-    return {'device_type': 'qemu', 'available_architectures': [context['arch']], 'parameters': {}, 'commands': {},
-            'constants': {'failure_retry': 1, 'boot_retry': 1, 'spawn_maxread': '4092'},
-            'timeouts': {'actions': {}, 'connections': {}},
-            'actions': {'deploy': {'connections': {}, 'methods': {'image': {'parameters': {}}}},
-                        'boot': {'connections': {'serial': None}, 'methods': {'qemu': {'parameters': command}}}}}
+    return {
+        'device_type': 'qemu', 'available_architectures': [context['arch']], 'parameters': {},
+        'commands': {}, 'constants': {'failure_retry': 1, 'boot_retry': 1, 'spawn_maxread': '4092'},
+        'timeouts': {'actions': {}, 'connections': {}}, 'actions': {
+            'deploy': {'connections': {}, 'methods': {'image': {'parameters': {}}}},
+            'boot': {'connections': {'serial': None}, 'methods': {'qemu': {'parameters': command}}}
+        }
+    }
 
 
 def lava_run(base: Base, d: Path, context: dict) -> dict[str, str]:
     """The job of QEMU, run: what LAVA found"""
     import yaml
-    root, log, run = debian.root(debian.codename(), 'lava', PACKAGES), base.results / 'lava.log', d / 'run'
+    root, log, run = debian.root(debian.codename(), 'lava',
+                                 PACKAGES), base.results / 'lava.log', d / 'run'
     (root / 'var/lib/lava').mkdir(parents=True, exist_ok=True)
     if not (root / 'usr/bin/qemu-system-amd64').exists():
-        (root / 'usr/bin/qemu-system-amd64').symlink_to('qemu-system-x86_64')	# whose version it asks for
+        # whose version it asks for
+        (root / 'usr/bin/qemu-system-amd64').symlink_to('qemu-system-x86_64')
     put(run / 'device.yaml', yaml.safe_dump(device(context)))
     put(run / 'dispatcher.yaml', 'dispatcher_ip: 127.0.0.1\n')
-    argv = [*(['unshare', '-r'] if os.getuid() else []), *debian.inside(root)[:-1], '--tmpfs', '/var/lib/lava', '--']
-    rc = jobs.call([*argv, 'lava-run', '--job-id', '1', '--output-dir', run, '--device', run / 'device.yaml',
-                    '--dispatcher', run / 'dispatcher.yaml', d / 'qemu.yaml'], log, settings.number('TIMEOUT'))
+    argv = [
+        *(['unshare', '-r'] if os.getuid() else []), *debian.inside(root)[:-1], '--tmpfs',
+        '/var/lib/lava', '--'
+    ]
+    rc = jobs.call([
+        *argv, 'lava-run', '--job-id', '1', '--output-dir', run, '--device', run / 'device.yaml',
+        '--dispatcher', run / 'dispatcher.yaml', d / 'qemu.yaml'
+    ], log, settings.number('TIMEOUT'))
     lines = [yaml.safe_load(line) for line in read(log).splitlines() if '"lvl": "results"' in line]
     if rc:
         error = lines[-1]['msg'].get('error_msg') if lines else jobs.last_line(read(log))
         raise Fatal(f'lava-run ends with status {rc}: {error} (log: {rel(log)})')
-    return {m['extra']['test_case_id']: m['result'] for line in lines if (m := line['msg'])['definition'] == NAME}
+    return {
+        m['extra']['test_case_id']: m['result']
+        for line in lines if (m := line['msg'])['definition'] == NAME
+    }
 
 
 def differences(base: Base, have: dict[str, str]) -> str:
     """To the last make run"""
     word = {'ok': 'pass', 'not ok': 'fail', 'skip': 'skip'}
-    want = {c.case or c.test: word[c.verdict] for c in ktap.cases(read(base.results / 'series.log'))}
+    want = {
+        c.case or c.test: word[c.verdict]
+        for c in ktap.cases(read(base.results / 'series.log'))
+    }
     if not want:
         return 'no make run to compare with'
-    return ', '.join(f'{name}: {have.get(name)}, and not {want.get(name)}' for name in {**want, **have}
-                     if have.get(name) != want.get(name))
+    return ', '.join(f'{name}: {have.get(name)}, and not {want.get(name)}'
+                     for name in {**want, **have} if have.get(name) != want.get(name))
 
 
 def main(args: list[str]) -> int:

@@ -20,7 +20,7 @@ in the ioctls for nested state in L2, as these allocate some: each kernel is boo
 of LAYOUTS, the least figure counts, and "~" marks it if they differ.  No figure is judged.
 
 Results: bench.ktap; bench.tsv: kernel, row, median, spread, by tabs; bench.txt: the
-tables; bench.svg: the plot; bench-<kernel>-<layout>.log: the boots; bench-time.txt.
+tables; bench-<kernel>-<layout>.log: the boots; bench-time.txt.
 Exit status: 0 measured, or all figures repeat; else 1.
 """
 import os
@@ -47,8 +47,6 @@ PROGRAM = 'svm_nested_pat_bench'
 RUNS = 3		# make run
 LAYOUTS = (1, 2, 3)
 SAMPLES = 40		# of each operation; under emulation they are all alike
-PLOTTED = ('vmrun.npt_off', 'vmrun.npt_on', 'vmrun_new_g_pat.npt_on', 'l1_wrmsr_new', 'l2_wrmsr_new.npt_on',
-           'l2_rdmsr.npt_on')
 Row = tuple[int, int, int]		# minimum, median, how many samples are the median
 
 
@@ -61,8 +59,10 @@ class Subject:
     tests_dir: Path
     arguments: str = ''		# of the program
     runs: list[dict[str, Row]] = field(default_factory=list)		# as they were done
-    seen: vmruns.Check = field(default_factory=lambda: vmruns.Check(PROGRAM))		# in the first layout
-    medians: dict[str, list[int]] = field(default_factory=dict)		# of all layouts, the least first
+    # in the first layout
+    seen: vmruns.Check = field(default_factory=lambda: vmruns.Check(PROGRAM))
+    # of all layouts, the least first
+    medians: dict[str, list[int]] = field(default_factory=dict)
 
 
 # ---- kernels ----
@@ -72,7 +72,10 @@ def own(base: Base, wanted: list[str]) -> list[Subject]:
     where = selftests.build(base, [PROGRAM])
     steps = {str(n): partial(kernels.step_kernel, n=n) for n in base.applied()}
     make = {'base': kernels.base_kernel, **steps, 'series': kernels.series_kernel}
-    found = [Subject(label, base.name, make[label](base), where) for label in make if not wanted or label in wanted]
+    found = [
+        Subject(label, base.name, make[label](base), where) for label in make
+        if not wanted or label in wanted
+    ]
     return [s for before, s in zip([None, *found], found)
             if not before or not s.label.isdigit() or s.kernel.id != before.kernel.id]
 
@@ -103,7 +106,9 @@ def subjects(base: Base) -> list[Subject]:
     wanted = settings.given.get('KERNELS', '').split()
     found = own(base, wanted)
     if base.is_default() and not base.linux:
-        rest = sorted((b for b in map(Base, names()) if b.name != base.name and not b.before and not b.fix_tests()), key=Base.own_test)
+        rest = sorted((b for b in map(Base, names())
+                       if b.name != base.name and not b.before and not b.fix_tests()),
+                      key=Base.own_test)
         found += [s for other in rest for s in others(base, other, wanted)]
     if not found:
         raise Fatal(f'KERNELS={" ".join(wanted)}: there is no such kernel')
@@ -122,13 +127,16 @@ def measure(base: Base, s: Subject, layout: int, name: str = '', rows: str = '')
     """One boot; in the first layout VMRUNs are watched.  A kernel's random numbers come from its
     command line, too; mitigations are on as users have them, though other boots do without"""
     limit, view = settings.number('TIMEOUT'), layout == 1
-    b = boot.run(s.kernel, name or f'bench-{s.label}-{layout}', [f'{PROGRAM}:-n:{SAMPLES}{s.arguments}{rows}'],
-                 base=base, icount=True, append=f'mitigations=auto nsvm.layout={layout}', timeout=limit,
-                 test_timeout=limit, tests_dir=s.tests_dir, view=view, live=s.seen.feed if view else None)
+    b = boot.run(s.kernel, name or f'bench-{s.label}-{layout}',
+                 [f'{PROGRAM}:-n:{SAMPLES}{s.arguments}{rows}'], base=base, icount=True,
+                 append=f'mitigations=auto nsvm.layout={layout}', timeout=limit, test_timeout=limit,
+                 tests_dir=s.tests_dir, view=view, live=s.seen.feed if view else None)
     bad = [c.reason for c in ktap.cases(b.text()) if c.verdict == 'not ok']
     found = parse(b.text())
     if bad or not found:
-        raise Fatal(f'{s.label}: the benchmark failed: {bad[0] if bad else "no figures"} (log: {rel(b.log)})')
+        raise Fatal(
+            f'{s.label}: the benchmark failed: {bad[0] if bad else "no figures"} (log: {rel(b.log)})'
+        )
     s.runs.append(found)
 
 
@@ -140,7 +148,8 @@ def measure_all(base: Base, found: list[Subject]) -> None:
     for old in base.results.glob('bench-*-*.*'):
         old.unlink()
     todo = [(s, layout) for s in found for layout in LAYOUTS]
-    with Ticker('BENCH', lambda: f'{sum(len(s.runs) for s in found)} of {len(todo)} boots') as ticker:
+    with Ticker('BENCH',
+                lambda: f'{sum(len(s.runs) for s in found)} of {len(todo)} boots') as ticker:
         list(jobs.each(lambda job: measure(base, *job), todo))
     say('BENCH', f'{len(todo)} boots, {len(LAYOUTS)} of each kernel ({elapsed(ticker.start)})')
     for s in found:
@@ -150,10 +159,13 @@ def measure_all(base: Base, found: list[Subject]) -> None:
 def repeat(base: Base, rows: str) -> int:
     report = Report(base.results / 'bench.ktap')
     s = Subject('repeat', base.name, kernels.series_kernel(base), selftests.build(base, [PROGRAM]))
-    list(jobs.each(lambda n: measure(base, s, 2, f'bench-repeat-{n}', f':-r:{rows}' if rows else ''), (1, 2)))
+    list(
+        jobs.each(lambda n: measure(base, s, 2, f'bench-repeat-{n}', f':-r:{rows}'
+                                    if rows else ''), (1, 2)))
     one, two = s.runs
     differ = [f'{row}: {one[row][1]}, {two[row][1]}' for row in one if one[row] != two[row]]
-    report.item(not differ, 'counts of instructions repeat', '; '.join(differ) or f'{len(one)} operations, two runs')
+    report.item(not differ, 'counts of instructions repeat', '; '.join(differ)
+                or f'{len(one)} operations, two runs')
     return 0 if report.close() else 1
 
 
@@ -167,67 +179,69 @@ def table(found: list[Subject]) -> list[str]:
     def cell(i: int, row: str) -> str:
         medians, before = found[i].medians[row], found[0 if i == last else i - 1].medians[row]
         more = medians[0] - before[0]
-        return (str(medians[0]) if i == 0 else f'{more:+d}' if more else '.') + '~' * (medians[0] != medians[-1])
+        return (str(medians[0])
+                if i == 0 else f'{more:+d}' if more else '.') + '~' * (medians[0] != medians[-1])
 
     width = [max(len(s.label), 7 if i == 0 else 9 if i == last else 5) for i, s in enumerate(found)]
     lines = [('instructions', [s.label for s in found])]
     lines += [(row, [cell(i, row) for i in range(len(found))]) for row in found[0].medians]
-    return [f'    {name:<36} ' + ' '.join(f'{c:>{w}}' for c, w in zip(cells, width)) for name, cells in lines]
+    return [
+        f'    {name:<36} ' + ' '.join(f'{c:>{w}}' for c, w in zip(cells, width))
+        for name, cells in lines
+    ]
 
 
 def economy(found: list[Subject]) -> list[str]:
     """VMRUNs of L0 in the first boot of each kernel; of 1000"""
     if not all(s.seen.vmruns for s in found):
         return ['    VMRUNs were not watched: no QEMU for it']
-    out = ['    VMCB_NPT dirty in 1000 VMRUNs        all rows: needed  needless    vmrun.npt_on: needed  needless']
+    out = [
+        '    VMCB_NPT dirty in 1000 VMRUNs        all rows: needed  needless    vmrun.npt_on: needed  needless'
+    ]
     for s in found:
         cases, cells = s.seen.economy, []
         for part in (list(cases.values()), [cases[f'{PROGRAM} vmrun.npt_on']]):
-            n, dirty, wasted = (sum(getattr(e, what) for e in part) for what in ('vmruns', 'dirty', 'wasted'))
+            n, dirty, wasted = (
+                sum(getattr(e, what) for e in part) for what in ('vmruns', 'dirty', 'wasted'))
             cells += [(dirty - wasted) * 1000 / n, wasted * 1000 / n]
-        out.append(f'    {s.label:<36} ' + ' '.join(f'{c:>{w}.1f}' for c, w in zip(cells, (16, 9, 23, 9))))
+        out.append(f'    {s.label:<36} ' +
+                   ' '.join(f'{c:>{w}.1f}' for c, w in zip(cells, (16, 9, 23, 9))))
     return out
 
 
 def size_of_vcpu(*where: str | Path) -> int:
     """From debug information; 0 without"""
-    said = jobs.output(['pahole', '-C', 'vcpu_svm', *where], check=False) if shutil.which('pahole') else ''
+    said = jobs.output(['pahole', '-C', 'vcpu_svm', *where],
+                       check=False) if shutil.which('pahole') else ''
     return int((re.search(r'/\* size: (\d+)', said) or [0, 0])[1])
 
 
 def sizes(base: Base, was: Kernel, now: Kernel) -> list[str]:
     ko = [kernel.kvm_amd for kernel in (was, now)]
-    text = [sum(map(int, re.findall(r'^\.text\S* +(\d+)', jobs.output(['size', '-A', m]), re.M))) for m in ko]
+    text = [
+        sum(map(int, re.findall(r'^\.text\S* +(\d+)', jobs.output(['size', '-A', m]), re.M)))
+        for m in ko
+    ]
     # The distribution's module has BTF; of ours, what was not stripped has DWARF
-    struct = [size_of_vcpu('--btf_base', was.image, ko[0]), size_of_vcpu(base.b / 'module/arch/x86/kvm/kvm-amd.ko')]
+    struct = [
+        size_of_vcpu('--btf_base', was.image, ko[0]),
+        size_of_vcpu(base.b / 'module/arch/x86/kvm/kvm-amd.ko')
+    ]
     return [f'    {"bytes":<36} {"base":>9} {"series":>9}',
             *(f'    {name:<36} {a:>9} {b:>9} {b - a:>+7}' for name, (a, b) in
               (('kvm-amd.ko: .text', text), ('sizeof(struct vcpu_svm)', struct)) if a and b)]
-
-
-def plot(found: list[Subject]) -> str:
-    """What each has more than the first one: an SVG"""
-    data = ['\t'.join(('kernel', *PLOTTED))]
-    for s in found:
-        more = [str(s.medians[row][0] - found[0].medians[row][0]) for row in PLOTTED]
-        data.append('\t'.join([f'patch {s.label}' if s.label.isdigit() else s.label, *more]))
-    script = ['$data << END', *data, 'END', 'set datafile separator tab',
-              "set terminal svg size 860,460 font 'DejaVu Sans,12' background '#ffffff'",
-              'set title "Instructions of one operation, more or fewer than without the series" noenhanced',
-              'set key outside right center noenhanced', 'set grid ytics', 'set yrange [*<-5:5<*]',
-              "set xzeroaxis linetype 1 linecolor rgb '#000000' linewidth 1.5", 'set style data linespoints',
-              'plot for [i=2:*] $data using 0:i:xticlabels(1) title columnheader(i) linewidth 2 pointtype i', '']
-    svg = jobs.output(['gnuplot', '-'], input='\n'.join(script))
-    return '<!-- SPDX-License-Identifier: GPL-2.0 -->\n' + svg[svg.index('<svg'):]
 
 
 def part_kernel(base: Base, report: Report) -> None:
     found = subjects(base)
     measure_all(base, found)
     kernel = {s.label: s.kernel for s in found}
-    groups = [[s for s in found if s.group == group] for group in dict.fromkeys(s.group for s in found)]
+    groups = [[s for s in found if s.group == group]
+              for group in dict.fromkeys(s.group for s in found)]
     release = re.search(r'Linux version \S+', read(base.results / f'bench-{found[0].label}-1.log'))
-    made_with = versions.write(base, qemu.find().binary, [found[0].kernel.image, *found[0].kernel.modules])
+    made_with = versions.write(base,
+                               qemu.find().binary,
+                               [found[0].kernel.image, *found[0].kernel.modules])
     out = [f'    On {time.strftime("%Y-%m-%d")}, {release[0]}; {versions.short(made_with)}', '']
     for group in groups:
         out += [*table(group), '']
@@ -235,17 +249,21 @@ def part_kernel(base: Base, report: Report) -> None:
     if 'base' in kernel and 'series' in kernel:
         out += ['', *sizes(base, kernel['base'], kernel['series'])]
     put(base.results / 'bench.txt', '\n'.join(out) + '\n')
-    put(base.results / 'bench.tsv', ''.join(f'{s.label}\t{row}\t{medians[0]}\t{medians[-1] - medians[0]}\n'
-                                            for s in found for row, medians in s.medians.items()))
-    (base.results / 'bench.svg').unlink(missing_ok=True)
-    if 'base' in kernel and shutil.which('gnuplot'):	# make setup installs it for bench
-        put(base.results / 'bench.svg', plot(groups[0]))
-    print('', *out, '', '  A column is what that kernel has more than the one left of it, the last one what it has',
-          f'  more than the first one. Results: {rel(base.results)}/bench.{{tsv,txt,svg}}', '', sep='\n', flush=True)
+    put(
+        base.results / 'bench.tsv',
+        ''.join(f'{s.label}\t{row}\t{medians[0]}\t{medians[-1] - medians[0]}\n' for s in found
+                for row, medians in s.medians.items()))
+    print(
+        '', *out, '',
+        '  A column is what that kernel has more than the one left of it, the last one what it has',
+        f'  more than the first one. Results: {rel(base.results)}/bench.{{tsv,txt}}', '', sep='\n',
+        flush=True)
     for s in found:
         spreads = [medians[-1] - medians[0] for medians in s.medians.values()]
-        report.item('ok', f'{s.label} measured', f'{spreads.count(0)} of {len(spreads)} operations the same in each '
-                    f'layout, all within {max(spreads)}')
+        report.item(
+            'ok', f'{s.label} measured',
+            f'{spreads.count(0)} of {len(spreads)} operations the same in each '
+            f'layout, all within {max(spreads)}')
 
 
 # ---- seconds ----
@@ -270,9 +288,12 @@ def part_time(base: Base, report: Report) -> None:
     if base.linux:
         raise Fatal('this is measured on a packaged source, not on LINUX=')
     clone, log = place.build / 'bench/clone', base.logs / 'bench-time.log'
-    cpu = (re.search(r'^model name\s*: (.*)', read(Path('/proc/cpuinfo')), re.M) or ['', 'of some kind'])[1]
+    cpu = (re.search(r'^model name\s*: (.*)', read(Path('/proc/cpuinfo')), re.M)
+           or ['', 'of some kind'])[1]
     commit, size = git(place.top, 'rev-parse', '--short', 'HEAD'), ''
-    out = [f'    On {time.strftime("%Y-%m-%d")}, {len(os.sched_getaffinity(0))} CPUs, {cpu}; commit {commit}']
+    out = [
+        f'    On {time.strftime("%Y-%m-%d")}, {len(os.sched_getaffinity(0))} CPUs, {cpu}; commit {commit}'
+    ]
     try:
         shutil.rmtree(clone, ignore_errors=True)
         put(log, '')
@@ -281,22 +302,29 @@ def part_time(base: Base, report: Report) -> None:
         version = tree.kernel_version(read(base.src / 'Makefile'))
         for f in place.downloads.glob(f'*{version}*'):
             (clone / 'build/dl' / f.name).hardlink_to(f)
-        jobs.output(['cp', '-a', place.build / 'qemu', clone / 'build'], check=False)	# if it is there
-        for what, runs in ('a fresh clone', 1), ('an edit of nested.c', RUNS), ('nothing changed', RUNS):
+        # if it is there
+        jobs.output(['cp', '-a', place.build / 'qemu', clone / 'build'], check=False)
+        for what, runs in ('a fresh clone', 1), ('an edit of nested.c', RUNS), ('nothing changed',
+                                                                                RUNS):
             done = []
             for n in range(runs):
                 if 'edit' in what:
                     with open(clone / f'build/{base.name}/src/arch/x86/kvm/svm/nested.c', 'a') as f:
-                        f.write(f'static int __maybe_unused nsvm_bench_{n}(void) {{ return {n}; }}\n')
+                        f.write(
+                            f'static int __maybe_unused nsvm_bench_{n}(void) {{ return {n}; }}\n')
                 done.append(verdict(base, clone, log))
             seconds, steps = sorted(done)[runs // 2]
             detail = f'{seconds:.1f} s, median of {runs}'
             out += ['', f'    {what} to verdict: {detail}', *steps]
             report.item('ok', f'{what} to verdict', detail)
-            size = size or jobs.output(['du', '-smc', 'dl', 'qemu', base.name], False, cwd=clone / 'build')
+            size = size or jobs.output(['du', '-smc', 'dl', 'qemu', base.name], False,
+                                       cwd=clone / 'build')
     finally:
         shutil.rmtree(clone, ignore_errors=True)
-    out += ['', '    MB in build/ after the first one', *('{:>12}  {}'.format(*d.split()) for d in size.splitlines())]
+    out += [
+        '', '    MB in build/ after the first one',
+        *('{:>12}  {}'.format(*d.split()) for d in size.splitlines())
+    ]
     put(base.results / 'bench-time.txt', '\n'.join(out) + '\n')
     print('', *out, '', f'  Results: {rel(base.results)}/bench-time.txt', sep='\n', flush=True)
 
@@ -305,7 +333,8 @@ def main(args: list[str]) -> int:
     parts = {'kernel': part_kernel, 'time': part_time}
     if args[:1] not in (['run'], ['repeat']):
         args = ['run', *args]
-    if not (args[:1] == ['run'] and set(args[1:]) <= set(parts) or args[:1] == ['repeat'] and len(args) <= 2):
+    if not (args[:1] == ['run'] and set(args[1:]) <= set(parts)
+            or args[:1] == ['repeat'] and len(args) <= 2):
         raise Fatal('usage: bench run [kernel|time]... | bench repeat [ROW]')
     base = Base().lock()
     if base.own_tests():

@@ -46,19 +46,29 @@ def compare(base: Base, found: list[Case], n: int) -> tuple[bool, str]:
             wrong.append(f'{c.name} passes and must fail')
         good += c.verdict == 'ok'
         bad += c.verdict == 'not ok'
-    wrong += [f'{test} {case} is in the file cases and was not run' for test, case in want if (test, case) not in seen]
+    wrong += [
+        f'{test} {case} is in the file cases and was not run' for test, case in want
+        if (test, case) not in seen
+    ]
     if wrong:
         return False, wrong[0] + (f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else '')
     return True, f'{good} pass, {bad} fail, as they must'
 
 
-def same_verdicts(was: list[Case], now: list[Case], may_pass: set[tuple[str, str]]) -> tuple[bool, str]:
-    """Has each case the same verdict on two kernels?  may_pass: (test, case) of what may fail on the first and pass on
-    the second one"""
+def same_verdicts(was: list[Case], now: list[Case], may_pass: set[tuple[str,
+                                                                        str]]) -> tuple[bool, str]:
+    """Has each case the same verdict on two kernels?  may_pass: (test, case) of what may fail on
+    the first and pass on the second one"""
     before, after = ({(c.test, c.case): c.verdict for c in cases if c.case} for cases in (was, now))
     differ = [key for key in before | after if before.get(key) != after.get(key)]
-    fixed = [key for key in differ if key in may_pass and (before.get(key), after.get(key)) == ('not ok', 'ok')]
-    wrong = [f'{" ".join(key)}: {before.get(key, "none")}, {after.get(key, "none")}' for key in differ if key not in fixed]
+    fixed = [
+        key for key in differ
+        if key in may_pass and (before.get(key), after.get(key)) == ('not ok', 'ok')
+    ]
+    wrong = [
+        f'{" ".join(key)}: {before.get(key, "none")}, {after.get(key, "none")}' for key in differ
+        if key not in fixed
+    ]
     if wrong or not before:
         return False, f'{wrong[0]} ({len(wrong)} of {len(before)})' if wrong else 'nothing ran'
     count = ', '.join(f'{list(after.values()).count(v)} {v}' for v in ('ok', 'not ok', 'skip'))
@@ -67,15 +77,22 @@ def same_verdicts(was: list[Case], now: list[Case], may_pass: set[tuple[str, str
 
 
 def repaired(base: Base) -> set[tuple[str, str]]:
-    """(test, case) of what passes with the patches in front that stand for upstream ones, and fails without"""
+    """(test, case) of what passes with the patches in front that stand for upstream ones, and fails
+    without"""
     upstream = [line.split()[0] for line in base.keys('upstream')]
     n = next((n for n, name in enumerate(base.series()) if name not in upstream), 0)
-    return {key for key, ranges in load(base).items() if within(n, ranges) and not within(0, ranges)}
+    return {
+        key
+        for key, ranges in load(base).items() if within(n, ranges) and not within(0, ranges)
+    }
 
 
 def view_faults(base: Base, n: int) -> set[str]:
     """The cases that the checker must find fault with after patch n"""
-    return {case for (test, case), ranges in load(base).items() if test == 'view' and not within(n, ranges)}
+    return {
+        case
+        for (test, case), ranges in load(base).items() if test == 'view' and not within(n, ranges)
+    }
 
 
 def compare_view(base: Base, check: Check, n: int) -> tuple[bool, str]:
@@ -87,11 +104,14 @@ def compare_view(base: Base, check: Check, n: int) -> tuple[bool, str]:
 
 
 def without_npt(base: Base, found: list[Case], n: int) -> tuple[bool, str]:
-    """Without NPT there is no nested NPT: cases pass, have nothing to test, or fail as they do with NPT"""
+    """Without NPT there is no nested NPT: cases pass, have nothing to test, or fail as they do with
+    NPT"""
     want = load(base)
     cases = [c for c in found if c.case and c.test in {test for test, _ in want}]
     bad = [c for c in cases if c.verdict == 'not ok']
     wrong = [c for c in bad if within(n, want.get((c.test, c.case), f'{n}'))]
     passed, skipped = (sum(c.verdict == v for c in cases) for v in ('ok', 'skip'))
-    said = f'{passed} ran and passed, {skipped} skipped' + f', {len(bad)} fail as with npt=1' * (len(bad) > 0)
-    return not wrong and passed + len(bad) > 0, f'{wrong[0].name} fails: {wrong[0].reason}' if wrong else said
+    said = f'{passed} ran and passed, {skipped} skipped' + f', {len(bad)} fail as with npt=1' * (
+        len(bad) > 0)
+    return not wrong and passed + len(
+        bad) > 0, f'{wrong[0].name} fails: {wrong[0].reason}' if wrong else said

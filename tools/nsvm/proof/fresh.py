@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
-"""fresh [SUITE] - make run as a new user has it: in a Debian of that release that was just installed
+"""fresh [SUITE] - make run as a new user has it: in a Debian of that release that was just
+installed
 
-SUITE is trixie, Debian 13, unless another one is given.  mmdebstrap makes it in build/fresh, from where the
-machine's own archive is; the files of this repository are copied into it, commits and edits alike.  Needs
-root: it is a chroot, with mounts that nobody else sees.
+SUITE is trixie, Debian 13, unless another one is given.  mmdebstrap makes it in build/fresh, from
+where the machine's own archive is; the files of this repository are copied into it, commits and
+edits alike.  Needs root: it is a chroot, with mounts that nobody else sees.
 
-Results: build/<base>/results/fresh.ktap, logs/fresh.log.  Exit status: 0 if make run does what it should
-there, 1 if not, 3 if there can be no such Debian here.
+Results: build/<base>/results/fresh.ktap, logs/fresh.log.  Exit status: 0 if make run does what it
+should there, 1 if not, 3 if there can be no such Debian here.
 """
 import os
 import re
@@ -41,18 +42,21 @@ def install(suite: str, root: Path, log: Path) -> None:
     """A minimal Debian in root, whose apt reaches what the machine's reaches"""
     lines = sources(suite)
     put(root.parent / 'sources.list', '\n'.join(lines) + '\n')
-    jobs.step('FRESH', log, f'Debian {suite} installed in {rel(root)}',
-              ['mmdebstrap', '--variant=minbase', '--mode=root', f'--include={INCLUDED}', suite, root, root.parent / 'sources.list'],
-              f'mmdebstrap cannot install {suite}', NOT_HERE)
+    jobs.step('FRESH', log, f'Debian {suite} installed in {rel(root)}', [
+        'mmdebstrap', '--variant=minbase', '--mode=root', f'--include={INCLUDED}', suite, root,
+        root.parent / 'sources.list'
+    ], f'mmdebstrap cannot install {suite}', NOT_HERE)
     # How the machine's own apt reaches it
-    ways = re.findall(r'^Acquire::(?:Check-|.*proxy).*$', jobs.output(['apt-config', 'dump']), re.M | re.I)
+    ways = re.findall(r'^Acquire::(?:Check-|.*proxy).*$', jobs.output(['apt-config', 'dump']),
+                      re.M | re.I)
     put(root / 'etc/apt/apt.conf.d/90machine', ''.join(f'{line}\n' for line in ways))
     shutil.copy('/etc/resolv.conf', root / 'etc/resolv.conf')
 
 
 def copy_repository(to: Path) -> None:
     """All files that are tracked, or would be"""
-    for name in git(place.top, 'ls-files', '--cached', '--others', '--exclude-standard').splitlines():
+    for name in git(place.top, 'ls-files', '--cached', '--others',
+                    '--exclude-standard').splitlines():
         if (place.top / name).is_file():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(place.top / name, to / name)
@@ -61,8 +65,10 @@ def copy_repository(to: Path) -> None:
 def run_in(root: Path, log: Path, base: str) -> int | None:
     """Status of make run there"""
     with Ticker('FRESH', f'make run in {rel(root)}'):
-        return jobs.call(['unshare', '--mount', '--pid', '--fork', '--kill-child', 'sh', '-c', IN_CHROOT, 'sh', root, HOME, base],
-                         log, TIME_LIMIT)
+        return jobs.call([
+            'unshare', '--mount', '--pid', '--fork', '--kill-child', 'sh', '-c', IN_CHROOT, 'sh',
+            root, HOME, base
+        ], log, TIME_LIMIT)
 
 
 def main(args: list[str]) -> int:
@@ -82,7 +88,8 @@ def main(args: list[str]) -> int:
         kernel = re.search(r'^  TREE +(?:QEMU|Linux) (.*)$', text, re.M)
         cases = re.search(r'^  on the series: (.*)$', text, re.M)
         detail = f'Linux {kernel[1] if kernel else "none"}; {cases[1] if cases else jobs.last_line(text)}'
-        report.item(status == 0, f'make run in a fresh Debian {suite}', detail if status == 0 else f'{detail} (log: {rel(log)})')
+        report.item(status == 0, f'make run in a fresh Debian {suite}',
+                    detail if status == 0 else f'{detail} (log: {rel(log)})')
     finally:
         shutil.rmtree(root.parent, ignore_errors=True)
     return ktap.finish(report)

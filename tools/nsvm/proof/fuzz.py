@@ -53,12 +53,15 @@ class Job:
     def start(self, kernel: Kernel, limit: int, tests: list[str], **more) -> 'Job':
         # What is slow is the machine, not the kernel: the limits are wide
         try:
-            machine.run(kernel, self.label, tests, base=self.base, timeout=limit + 60, test_timeout=limit,
-                        tests_dir=tests_of(self.base).b / 'selftests' if tests[0].startswith(FUZZ) else None, **more)
+            own = tests_of(self.base).b / 'selftests' if tests[0].startswith(FUZZ) else None
+            machine.run(kernel, self.label, tests, base=self.base, timeout=limit + 60,
+                        test_timeout=limit, tests_dir=own, **more)
         except Fatal as e:
             self.why = str(e).removeprefix(f'{self.label}: ').partition(' (console: ')[0]
         self.log = read(self.base.results / f'{self.label}.log')
-        bad = [f'{c.name}: {c.verdict} {c.reason}' for c in ktap.cases(self.log) if c.verdict != 'ok']
+        bad = [
+            f'{c.name}: {c.verdict} {c.reason}' for c in ktap.cases(self.log) if c.verdict != 'ok'
+        ]
         self.why = self.why or (bad[0] if bad else '')
         return self
 
@@ -76,17 +79,21 @@ class Job:
 
 def figures(log: str) -> str:
     """As the program names them"""
-    return ', '.join(re.findall(r'^# (?:nsvm: (?:fuzz done|race) )?((?:leaks: |seeds=|ran=).*)', log, re.M))
+    return ', '.join(
+        re.findall(r'^# (?:nsvm: (?:fuzz done|race) )?((?:leaks: |seeds=|ran=).*)', log, re.M))
 
 
 def fuzz(base: Base, kernel: Kernel, plain: bool, seconds: int, seed: int) -> int:
     tests, kind = selftests.pat_tests(base), 'plain kernel' if plain else 'debug kernel'
-    stamp, key = kernel.dir / 'fuzz.passed', machine.result_id(kernel, [base.b / 'selftests' / t for t in tests])
+    stamp, key = kernel.dir / 'fuzz.passed', machine.result_id(kernel, [
+        base.b / 'selftests' / t for t in tests
+    ])
     known, race_time = read(stamp) == key, seconds // 6 + 1
     report = ktap.Report(base.results / 'fuzz.ktap')
 
     def hostile(label: str, first: int) -> Job:
-        return Job(base, label).start(kernel, seconds + 400, [f'{FUZZ}:{first}:{seconds}'], view=False)
+        return Job(base, label).start(kernel, seconds + 400, [f'{FUZZ}:{first}:{seconds}'],
+                                      view=False)
 
     def second() -> Job:
         if known:
@@ -100,12 +107,14 @@ def fuzz(base: Base, kernel: Kernel, plain: bool, seconds: int, seed: int) -> in
     with Ticker('FUZZ', 'fuzzing'):
         one, two = jobs.together(lambda: hostile('fuzz', seed), second)
         race = None if base.own_test() else \
-            Job(base, 'fuzz-race').start(kernel, race_time * 10 + 240, [f'{RACE}:{race_time}'], smp=2)
+            Job(base, 'fuzz-race').start(kernel, race_time * 10 + 240, [f'{RACE}:{race_time}'],
+                                         smp=2)
     judge('KVM_SET_NESTED_STATE, hostile', one, figures)
     if known:
         judge('KVM_SET_NESTED_STATE, hostile', two, figures)
         report.item(True, f'PAT tests, {kind}', 'passed before, and nothing changed since')
-    elif judge(f'PAT tests, {kind}', two, lambda log: f'{sum(bool(c.case) for c in ktap.cases(log))} cases'):
+    elif judge(f'PAT tests, {kind}', two,
+               lambda log: f'{sum(bool(c.case) for c in ktap.cases(log))} cases'):
         put(stamp, key)
     if race and judge('VMRUN against a changing g_pat', race, figures):
         watched(report, 'VMRUNs of the race', run.view_of(base, 'fuzz-race'))
@@ -120,8 +129,11 @@ def main(args: list[str]) -> int:
             ['run', given.get('TIME', '60'), *filter(None, [given.get('SEED')])]
     plain = args[-1:] == ['plain']
     what, *words = (args[:-1] if plain else args) or ['']
-    if any(not word.isdigit() for word in words) or (what, len(words)) not in (('run', 1), ('run', 2), ('replay', 2)):
-        raise Fatal('usage: fuzz run TIME [SEED] [plain] | fuzz replay SEED STEPS [plain], all numbers')
+    if any(not word.isdigit() for word in words) or (what, len(words)) not in (('run', 1),
+                                                                               ('run', 2),
+                                                                               ('replay', 2)):
+        raise Fatal(
+            'usage: fuzz run TIME [SEED] [plain] | fuzz replay SEED STEPS [plain], all numbers')
     first, second = int(words[0]), int(words[1]) if words[1:] else int(time.time())
     if what == 'run' and not first:
         raise Fatal('TIME=0: how many seconds?')

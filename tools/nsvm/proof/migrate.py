@@ -36,11 +36,17 @@ from source.debian import NOT_HERE
 PROGRAM = 'svm_nested_pat_migrate'
 RULES = place.lab / 'proof/migrations'
 ORDERS = ('msrs-first', 'msrs-last')
-# kernel -> the PATs of its guests.  Two are one with the quirk and without it: shared and asked, of the series that
+# kernel -> the PATs of its guests.  Two are one with the quirk and without it: shared and asked, of
+# the series that
 # adds it; on and off, of mainline
-PATS = {'base': 'shared', 'series': 'separate', 'shared': 'shared', 'asked': 'unquirked', 'on': 'shared', 'off': 'unquirked'}
+PATS = {
+    'base': 'shared', 'series': 'separate', 'shared': 'shared', 'asked': 'unquirked',
+    'on': 'shared', 'off': 'unquirked'
+}
 ALWAYS_ON = ('base', 'series', 'on', 'off')		# without the series that adds it
-SAVERS = {'base': ['base'], 'series': ['series'], 'optin': ['shared', 'asked'], 'mainline': ['on', 'off']}
+SAVERS = {
+    'base': ['base'], 'series': ['series'], 'optin': ['shared', 'asked'], 'mainline': ['on', 'off']
+}
 STATES = {
     'l2': 'inside L2',
     'l2-known': 'inside L2, and the VMM knows of the header vmcb_pa only',
@@ -54,8 +60,10 @@ STATES = {
 }
 # What makes no difference if it is saved there: no header to lose, GIF is set
 NO_HEADER = ('l2-known', 'l2-gpat', 'l2-qemu')
-SAME = {'base': (*NO_HEADER, 'smm-gif'), 'series': ('smm-gif',), 'shared': (*NO_HEADER, 'smm-gif'), 'asked': ('smm-gif',),
-        'on': NO_HEADER, 'off': ()}
+SAME = {
+    'base': (*NO_HEADER, 'smm-gif'), 'series': ('smm-gif', ), 'shared': (*NO_HEADER, 'smm-gif'),
+    'asked': ('smm-gif', ), 'on': NO_HEADER, 'off': ()
+}
 # Those in which it matters whether a VMM asked, for the design page
 ASKED = ('l2', 'l2-known', 'l2-qemu', 'l2-gpat', 'l1')
 LEGEND = '''\
@@ -73,7 +81,10 @@ def parse_rules(text: Iterable[str]) -> Rule:
     rows = [line.split() for line in text]
 
     def rule(state: str, saver: str, restorer: str) -> list[str]:
-        found = [r[3:] for r in rows if r[0] == state and saver in r[1].split(',') and restorer in r[2].split(',')]
+        found = [
+            r[3:] for r in rows
+            if r[0] == state and saver in r[1].split(',') and restorer in r[2].split(',')
+        ]
         if len(found) != 1 or len(found[0]) != 4:
             raise Fatal(f'{rel(RULES)} has not one line for {state} from {saver} to {restorer}')
         return found[0]
@@ -81,14 +92,21 @@ def parse_rules(text: Iterable[str]) -> Rule:
 
 
 def states(saver: str, every: Sequence[str]) -> list[str]:
-    """What is saved there; every: the kernels that there are.  A VMM that knows gpat is for those with the quirk"""
-    return [state for state in STATES if state not in SAME[saver] and (state != 'l2-gpat' or 'asked' in every)]
+    """What is saved there; every: the kernels that there are.  A VMM that knows gpat is for those
+    with the quirk"""
+    return [
+        state for state in STATES
+        if state not in SAME[saver] and (state != 'l2-gpat' or 'asked' in every)
+    ]
 
 
 # ---- lists of jobs, see svm_nested_pat_migrate.c ----
 
 def save_jobs(k: str) -> list[str]:
-    return [f'{state}.{k} /tmp/keep/{k} {state} {PATS[k]}' for state in ('l2', 'l2-back', 'l2-no-npt', 'l1', 'smm')]
+    return [
+        f'{state}.{k} /tmp/keep/{k} {state} {PATS[k]}'
+        for state in ('l2', 'l2-back', 'l2-no-npt', 'l1', 'smm')
+    ]
 
 
 def again_jobs(savers: list[str]) -> Iterator[str]:
@@ -102,10 +120,14 @@ def again_jobs(savers: list[str]) -> Iterator[str]:
 
 def restore_jobs(rule: Rule, savers: list[str], k: str) -> Iterator[str]:
     for saver, state in ((saver, state) for saver in savers for state in states(saver, savers)):
-        saved, header = {'l2-known': ('l2', 'known'), 'l2-gpat': ('l2', 'gpat'), 'l2-qemu': ('l2-back', 'known'),
-                         'smm-gif': ('smm', 'gif')}.get(state, (state, 'whole'))
+        saved, header = {
+            'l2-known': ('l2', 'known'), 'l2-gpat': ('l2', 'gpat'), 'l2-qemu': ('l2-back', 'known'),
+            'smm-gif': ('smm', 'gif')
+        }.get(state, (state, 'whole'))
         for order in ORDERS:
-            name, how = f'{state}.{saver}.{k}.{order}', ' '.join([order, header, PATS[k], *rule(state, saver, k)])
+            name, how = f'{state}.{saver}.{k}.{order}', ' '.join([
+                order, header, PATS[k], *rule(state, saver, k)
+            ])
             if state != 'l2-again':
                 yield f'{name} /tests/{saver} {saved}.{saver} {how}'
                 continue
@@ -119,30 +141,40 @@ def boot_all(base: Base, of: dict[str, Kernel]) -> dict[str, Boot]:
     every = [s for s in PATS if any(s in SAVERS[k] for k in of)]
     todo = {f'save-{k}': [job for s in SAVERS[k] for job in save_jobs(s)] for k in of}
     todo['save-series'] += again_jobs(every)
-    todo |= {f'restore-{k}': [job for s in SAVERS[k] for job in restore_jobs(rule, every, s)] for k in of}
+    todo |= {
+        f'restore-{k}': [job for s in SAVERS[k] for job in restore_jobs(rule, every, s)]
+        for k in of
+    }
 
     def boot(name: str, files: Iterable[str]) -> Boot:
         what, k = name.split('-')
         put(where / name, ''.join(f'{job}\n' for job in todo[name]))
         keep = where / f'{name}.tgz' if what == 'save' else None
-        done = machine.run(of[k], f'migrate-{name}', [f'{PROGRAM}:{what}:/tests/{name}'], base=base, keep=keep,
-                           files=[where / f for f in (name, *files)], test_timeout=settings.number('TIMEOUT'))
+        done = machine.run(of[k], f'migrate-{name}', [f'{PROGRAM}:{what}:/tests/{name}'], base=base,
+                           keep=keep, files=[where / f for f in (name, *files)],
+                           test_timeout=settings.number('TIMEOUT'))
         if keep:
             for c in ktap.cases(done.text()):
                 if c.verdict != 'ok':
-                    raise Fatal(f'{k} does not save {c.name}: {c.verdict}, {c.reason} (log: {rel(done.log)})')
+                    raise Fatal(
+                        f'{k} does not save {c.name}: {c.verdict}, {c.reason} (log: {rel(done.log)})'
+                    )
             if jobs.call(['tar', '-xzf', keep, '-C', where]):
                 raise Fatal(f'what {k} saved did not get out of the machine (log: {rel(done.log)})')
         return done
 
     shutil.rmtree(where, ignore_errors=True)
     with Ticker('MIGRATE', 'saving') as ticker:
-        boots = dict(jobs.each(lambda name: boot(name, []), [f'save-{k}' for k in of if k != 'series']))
+        boots = dict(
+            jobs.each(lambda name: boot(name, []), [f'save-{k}' for k in of if k != 'series']))
         boots['save-series'] = boot('save-series', [k for k in every if k != 'series'])
-    say('MIGRATE', f'{sum(len(todo[f"save-{k}"]) for k in of)} checkpoints saved ({elapsed(ticker.start)})')
+    say('MIGRATE',
+        f'{sum(len(todo[f"save-{k}"]) for k in of)} checkpoints saved ({elapsed(ticker.start)})')
     with Ticker('MIGRATE', 'restoring') as ticker:
         boots |= jobs.each(lambda name: boot(name, [*every, 'again']), [f'restore-{k}' for k in of])
-    say('MIGRATE', f'{sum(len(todo[f"restore-{k}"]) for k in of)} restores, each on another boot than saved '
+    say(
+        'MIGRATE',
+        f'{sum(len(todo[f"restore-{k}"]) for k in of)} restores, each on another boot than saved '
         f'({elapsed(ticker.start)})')
     shutil.rmtree(where)
     return dict(sorted(boots.items()))
@@ -179,14 +211,24 @@ def matrix(found: Iterable[Seen], every: Sequence[str] = ALWAYS_ON) -> str:
     cells: dict[tuple[str, str, str], dict[str, None]] = {}
     for s in found:
         shared = PATS[s.saver] == 'shared' or s.state == 'l2-no-npt'
-        whose = {'L2': 'hPAT' if shared else 'gPAT', 'L1': 'L1' if shared else 'hPAT', 'g_pat': 'vmcb12'}
-        pats = [whose.get(pat, pat) for pat in ([s.l2] if s.after in ('-', s.l2) else [s.l2, s.after])]
+        whose = {
+            'L2': 'hPAT' if shared else 'gPAT', 'L1': 'L1' if shared else 'hPAT', 'g_pat': 'vmcb12'
+        }
+        pats = [
+            whose.get(pat, pat) for pat in ([s.l2] if s.after in ('-', s.l2) else [s.l2, s.after])
+        ]
         cells.setdefault(s[:3], {})[','.join(pats) + '!' * s.wrong] = None
-    out = [LEGEND, f'{"saved by":<16}  restored by', ' ' * 16 + ''.join(f'  {k:<11}' for k in every).rstrip()]
+    out = [
+        LEGEND, f'{"saved by":<16}  restored by',
+        ' ' * 16 + ''.join(f'  {k:<11}' for k in every).rstrip()
+    ]
     for state, title in STATES.items():
-        rows = [(saver, ['/'.join(cells.get((state, saver, k), ())) for k in every]) for saver in every]
+        rows = [
+            (saver, ['/'.join(cells.get((state, saver, k), ())) for k in every]) for saver in every
+        ]
         out += [title] * any(cell for _, row in rows for cell in row)
-        out += [(f'  {saver:<14}' + ''.join(f'  {cell:<11}' for cell in row)).rstrip() for saver, row in rows if any(row)]
+        out += [(f'  {saver:<14}' + ''.join(f'  {cell:<11}' for cell in row)).rstrip()
+                for saver, row in rows if any(row)]
     return '\n'.join(out) + '\n'
 
 
@@ -195,7 +237,8 @@ def missing_in_docs() -> str:
     page = read(place.top / 'Documentation/virt/kvm/x86/nested-svm-pat.rst')
     for section, every, shown in (('Checkpoints between kernels', ALWAYS_ON, tuple(STATES)),
                                   ('Always on, or on request', tuple(PATS), ASKED)):
-        part = re.split(r'^.*\n=+$', page.partition(f'\n{section}\n=')[2], 1, re.M)[0].rpartition('::\n')[2]
+        part = re.split(r'^.*\n=+$',
+                        page.partition(f'\n{section}\n=')[2], 1, re.M)[0].rpartition('::\n')[2]
         has = [line[4:] for line in part.splitlines() if line.startswith('    ')]
         found = (s for s in expected(every) if s.state in shown)
         wants = [line for line in matrix(found, every).splitlines() if line]
@@ -211,8 +254,10 @@ def migrate(base: Base) -> int:
     of, reason, every = {'base': run.prepare(base)}, '', ALWAYS_ON
     if base.is_opt_in():
         every = tuple(PATS)
-        of = {'base': kernels.tree_kernel(base, base.root(), 'stock', 'kernel-stock'), 'series': of['base'],
-              'optin': kernels.series_kernel(base)}
+        of = {
+            'base': kernels.tree_kernel(base, base.root(), 'stock', 'kernel-stock'),
+            'series': of['base'], 'optin': kernels.series_kernel(base)
+        }
     selftests.build(base, [PROGRAM])
     try:
         of['mainline'] = kernels.base_kernel(source_tree.make_base(mainline()))
@@ -225,7 +270,10 @@ def migrate(base: Base) -> int:
         old.unlink()
     boots = boot_all(base, of)
     restored = '\n'.join(boot.text() for name, boot in boots.items() if 'restore' in name)
-    skipped = [s._replace(l2='SKIP', after='-') for s in expected(every) if reason and {'on', 'off'} & {*s[1:3]}]
+    skipped = [
+        s._replace(l2='SKIP', after='-') for s in expected(every)
+        if reason and {'on', 'off'} & {*s[1:3]}
+    ]
     text = matrix([*seen(restored), *skipped], every)
     put(base.results / 'migrate.txt', text)
     print('\n' + re.sub('^(?=.)', '  ', text, flags=re.M))
@@ -236,7 +284,8 @@ def migrate(base: Base) -> int:
         bad = [f'{c.case}: {c.reason}' for c in these if c.verdict != 'ok']
         said = f'{len(these)} restores, as they must' if these else 'from and to mainline only'
         verdict = not bad if these else 'skip'
-        report.item(verdict, f'checkpoint {state}', f'{bad[0]} ({len(bad)} of these)' if bad else said)
+        report.item(verdict, f'checkpoint {state}',
+                    f'{bad[0]} ({len(bad)} of these)' if bad else said)
     lost = [c for c in cases if c.verdict == 'not ok' and '.' not in c.case]
     if lost and not report.count('not ok'):
         report.item(False, 'checkpoints', f'{lost[0].name}: {lost[0].reason}')
@@ -245,7 +294,8 @@ def migrate(base: Base) -> int:
     if reason:
         report.item('skip', 'checkpoints of and for mainline', reason)
     good = report.close()
-    say('MIGRATE', f'{"" if good else "NOT "}as {rel(RULES)} says; results: {rel(base.results)}/migrate.txt')
+    say('MIGRATE',
+        f'{"" if good else "NOT "}as {rel(RULES)} says; results: {rel(base.results)}/migrate.txt')
     return 0 if good else 1
 
 

@@ -12,7 +12,8 @@ model mainline-series  the same with its series: what is a "defect" in differenc
                        longer differ
 model seq SEQ          one sequence, such as run-a.write.smi.rsm.read
 
-Machines with one CPU each share the work; each VMRUN is watched.  A difference is made as short as it can be and printed such that `model seq` takes it.
+Machines with one CPU each share the work; each VMRUN is watched.  A difference is made as short as
+it can be and printed such that `model seq` takes it.
 
 Results: model.ktap, model-mainline.ktap, model-mainline-series.ktap; what the program said:
 model*.log.  Exit status: 0 no difference, 1 a difference, or it could not be run.
@@ -39,7 +40,8 @@ PROGRAM = 'svm_nested_pat_model'
 CLEAN_BITS = 'run-a-clean'
 BREACH = {'run-a-off', 'run-a-off-bad', 'poke', 'poke-bad'}
 # Longer than what is gone through, and wrong without the repair
-REPAIRS = ('run-a.write.set-outside.run-a-clean.read', 'run-b.save.vmmcall.run-a.load.vmmcall.run-a-clean.read')
+REPAIRS = ('run-a.write.set-outside.run-a-clean.read',
+           'run-b.save.vmmcall.run-a.load.vmmcall.run-a-clean.read')
 
 
 def option(name: str, default: int) -> int:
@@ -47,9 +49,10 @@ def option(name: str, default: int) -> int:
     return settings.number(name) if name in settings.given else default
 
 
-def one_cpu(kernel: kernels.Kernel, label: str, tests: list[str], base: Base, limit: int, **more) -> Boot:
-    return machine.run(kernel, label, [f'{PROGRAM}:{t}' for t in tests], base=base, smp=1, timeout=limit,
-                       test_timeout=limit, **more)
+def one_cpu(kernel: kernels.Kernel, label: str, tests: list[str], base: Base, limit: int,
+            **more) -> Boot:
+    return machine.run(kernel, label, [f'{PROGRAM}:{t}' for t in tests], base=base, smp=1,
+                       timeout=limit, test_timeout=limit, **more)
 
 
 def watched(report: Report, name: str, seen: vmruns.Check | None) -> None:
@@ -60,10 +63,13 @@ def watched(report: Report, name: str, seen: vmruns.Check | None) -> None:
 
 
 def sums(log: str) -> dict[str, Counter[str]]:
-    """Of each "# NAME: N sequences, N steps, N differences, S s", all of that name taken together"""
+    """Of each "# NAME: N sequences, N steps, N differences, S s", all of that name taken
+    together"""
     found: dict[str, Counter[str]] = {}
-    for name, *n in re.findall(r'^# (.*): (\d+) sequences, (\d+) steps, (\d+) differences', log, re.M):
-        found.setdefault(name, Counter()).update(parts=1, sequences=int(n[0]), steps=int(n[1]), differ=int(n[2]))
+    for name, *n in re.findall(r'^# (.*): (\d+) sequences, (\d+) steps, (\d+) differences', log,
+                               re.M):
+        found.setdefault(name, Counter()).update(parts=1, sequences=int(n[0]), steps=int(n[1]),
+                                                 differ=int(n[2]))
     return found
 
 
@@ -110,7 +116,9 @@ def explore(base: Base, plan: list[str], limit: int, what: str) -> int:
         report.item(False, 'KVM does what the model does', bad[0] if bad else 'not all was run')
     show_differences(said)
     good = report.close()
-    say('MODEL', f'KVM {"does what the model does" if good else "and the model differ"} ({elapsed(begin)}); '
+    say(
+        'MODEL',
+        f'KVM {"does what the model does" if good else "and the model differ"} ({elapsed(begin)}); '
         f'logs: {rel(base.results)}/model*.log')
     return 0 if good else 1
 
@@ -136,14 +144,18 @@ def judge(known: list[Line], log: str, seen: vmruns.Check, repaired: bool) -> st
         explain = [line.sequences for line in known if ('in the VMCB only' in line.text) == in_vmcb
                    and line.operations & {*sequence.split('.')}]
         (explain or [other])[0].append(sequence)
-    wrong = [f'{len(other)} differences that no line explains, such as {min(other, key=len)}'] if other else []
+    wrong = [f'{len(other)} differences that no line explains, such as {min(other, key=len)}'
+             ] if other else []
     for line in known:
         gone = repaired and line.text.startswith('defect')
         none = '(none: repaired)' if gone else '(none: the line is stale)'
         example = min(line.sequences, key=len, default=none)
-        print(f'  {line.rule:<3} {len(line.sequences):5} times, such as {example}\n      {line.text}')
+        print(
+            f'  {line.rule:<3} {len(line.sequences):5} times, such as {example}\n      {line.text}')
         if gone == bool(line.sequences):
-            wrong.append(f'{line.rule} {".".join(sorted(line.operations))}: {"still there" if gone else none}')
+            wrong.append(
+                f'{line.rule} {".".join(sorted(line.operations))}: {"still there" if gone else none}'
+            )
     return '; '.join(wrong)
 
 
@@ -156,7 +168,8 @@ def compare(base: Base, repaired: bool) -> int:
         kernel = kernels.base_kernel(source_tree.make_base(other))
     words = [line.split(None, 2) for line in lines(other.dir / 'differences')]
     known = [Line(set(operations.split('.')), rule, text) for operations, rule, text in words]
-    without = set().union(*(line.operations for line in known if not repaired or not line.text.startswith('defect')))
+    without = set().union(
+        *(line.operations for line in known if not repaired or not line.text.startswith('defect')))
     if repaired:
         without = without - {CLEAN_BITS} | BREACH
     run.prepare(base)
@@ -166,9 +179,11 @@ def compare(base: Base, repaired: bool) -> int:
     same = [*(f'-x:{seq}:{theirs}' for seq in REPAIRS if repaired), f'-d:3:-m:{but}',
             f'-r:{option("RANDOM", 40)}:-s:{option("SEED", 1)}:{but}']
     report, begin = Report(base.results / f'model-{name}.ktap'), time.monotonic()
-    say('MODEL', f'{other.name}{" with its series" * repaired}, with and without what is known to differ')
-    one, two = jobs.together(lambda: one_cpu(kernel, f'{name}-same', same, base, 600),
-                             lambda: one_cpu(kernel, f'{name}-other', [f'-d:3:-m:-c:{theirs}'], base, 600))
+    say('MODEL',
+        f'{other.name}{" with its series" * repaired}, with and without what is known to differ')
+    one, two = jobs.together(
+        lambda: one_cpu(kernel, f'{name}-same', same, base, 600),
+        lambda: one_cpu(kernel, f'{name}-other', [f'-d:3:-m:-c:{theirs}'], base, 600))
     total = sum(sums(one.text()).values(), Counter())
     bad = [c.reason for c in ktap.cases(one.text()) if c.verdict != 'ok']
     show_differences(one.text())
@@ -200,17 +215,24 @@ def main(args: list[str]) -> int:
     base = Base()
     if not args:
         given = settings.given
-        args = ['seq', given['SEQ']] if given.get('SEQ') else [given['KVM']] if given.get('KVM') else []
+        args = ['seq', given['SEQ']
+                ] if given.get('SEQ') else [given['KVM']] if given.get('KVM') else []
     if args in ([], ['run']):
-        depth, random, seed = option('DEPTH', 5), option('RANDOM', 600), option('SEED', int(time.time()))
+        depth, random, seed = option('DEPTH', 5), option('RANDOM',
+                                                         600), option('SEED', int(time.time()))
         small = min(depth, 3)
         plan = [f'-d:{small}', *([f'-d:{depth}:-m'] if depth > 3 else []), f'-r:{random}:-s:{seed}']
         plan += [f'-d:{small}:-k'] * base.is_opt_in()
         deep = f', of {depth} from different states' if depth > 3 else ''
-        return explore(base, plan, 3600, f'every sequence of {small} operations{deep}, random ones of seed {seed}')
+        return explore(base, plan, 3600,
+                       f'every sequence of {small} operations{deep}, random ones of seed {seed}')
     if args == ['test']:
-        plan = ['-d:2', '-d:4:-m', f'-r:{option("RANDOM", 60)}:-s:{option("SEED", 1)}', *['-d:3:-m:-k'] * base.is_opt_in()]
-        return explore(base, plan, 600, 'every sequence of 2 operations, of 4 from different states, random ones')
+        plan = [
+            '-d:2', '-d:4:-m', f'-r:{option("RANDOM", 60)}:-s:{option("SEED", 1)}',
+            *['-d:3:-m:-k'] * base.is_opt_in()
+        ]
+        return explore(base, plan, 600,
+                       'every sequence of 2 operations, of 4 from different states, random ones')
     if args in (['mainline'], ['mainline-series']):
         return compare(base, args == ['mainline-series'])
     if len(args) == 2 and args[0] == 'seq':

@@ -69,18 +69,23 @@ def killer(base: Base, kernel: Kernel, label: str, npt: int, tests: list[str]) -
 def judge(base: Base, mutant: Mutant, worker: int, tests: list[str]) -> Result:
     label = f'mutant{worker}'
     try:
-        kernel = kernels.tree_kernel(base, mutate.tree(base, mutant, worker), f'-{label}', label, werror=False)
+        kernel = kernels.tree_kernel(base, mutate.tree(base, mutant, worker), f'-{label}', label,
+                                     werror=False)
     except Fatal as e:
         why = str(e).partition(' does not build: ')[2].partition(' (log: ')[0]
         if not why or 'No space left' in why:
             raise
         return Result('unbuilt', rel(why))
-    return killer(base, kernel, label, 1, tests) or killer(base, kernel, label, 0, tests) or Result('survived')
+    return killer(base, kernel, label, 1, tests) or killer(base, kernel, label, 0,
+                                                           tests) or Result('survived')
 
 
-def in_order(mutant: Mutant, tests: list[str], every: list[Mutant], past: dict[str, Result]) -> list[str]:
+def in_order(mutant: Mutant, tests: list[str], every: list[Mutant],
+             past: dict[str, Result]) -> list[str]:
     """The likely killer first"""
-    near = [m for m in every if m.file == mutant.file and m.name in past and past[m.name].by in tests]
+    near = [
+        m for m in every if m.file == mutant.file and m.name in past and past[m.name].by in tests
+    ]
     near.sort(key=lambda m: (m != mutant, abs(m.first - mutant.first)))
     return sorted(tests, key=lambda t: t != past[near[0].name].by) if near else tests
 
@@ -105,14 +110,16 @@ def judge_all(base: Base, todo: list[Mutant], every: list[Mutant],
 def depends_on(base: Base, kernel: Kernel) -> str:
     """Names all that a verdict does"""
     tests = [base.b / 'selftests' / t for t in selftests.pat_tests(base)]
-    return machine.result_id(kernel, tests, *(place.lab / 'proof' / f for f in ('mutants.py', 'mutate.py')))
+    return machine.result_id(kernel, tests,
+                             *(place.lab / 'proof' / f for f in ('mutants.py', 'mutate.py')))
 
 
 def to_json(known: dict[str, Result]) -> str:
     return json.dumps({n: asdict(r) for n, r in known.items()}, indent=0)
 
 
-def judge_unknown(base: Base, wanted: list[Mutant], every: list[Mutant], again: bool) -> dict[str, Result]:
+def judge_unknown(base: Base, wanted: list[Mutant], every: list[Mutant],
+                  again: bool) -> dict[str, Result]:
     """What is known of these, in the end"""
     kernel, file = kernels.series_kernel(base), base.b / 'mutants.json'
     key, count = depends_on(base, kernel), 0
@@ -130,7 +137,8 @@ def judge_unknown(base: Base, wanted: list[Mutant], every: list[Mutant], again: 
             if NOTHING not in past or past[NOTHING].id != key:
                 failure = killer(base, kernel, 'mutant', 1, selftests.pat_tests(base))
                 if failure:
-                    raise Fatal(f'{NOTHING} is killed by {failure.why}')	# then all are, by that
+                    # then all are, by that
+                    raise Fatal(f'{NOTHING} is killed by {failure.why}')
                 keep(NOTHING, Result('survived'))
             for mutant, result in judge_all(base, todo, every, past):
                 count += 1
@@ -139,11 +147,14 @@ def judge_unknown(base: Base, wanted: list[Mutant], every: list[Mutant], again: 
     return past
 
 
-def report(base: Base, wanted: list[Mutant], every: list[Mutant], known: dict[str, Result], name: str) -> bool:
+def report(base: Base, wanted: list[Mutant], every: list[Mutant], known: dict[str, Result],
+           name: str) -> bool:
     """For people, and for make test; is all well?"""
     reasons = dict(line.split(None, 1) for line in lines(base.dir / 'equivalent'))
     names = {m.name for m in every}
-    stale = [f'stale: {n} is listed as equivalent and is no mutant' for n in reasons if n not in names]
+    stale = [
+        f'stale: {n} is listed as equivalent and is no mutant' for n in reasons if n not in names
+    ]
     total: Counter[str] = Counter()
     told: list[tuple[str, str]] = []
     for m in wanted:
@@ -188,5 +199,7 @@ def main(args: list[str]) -> int:
             raise Fatal(f'no mutant {" ".join({*args} - {m.name for m in wanted})} (mutants list)')
     good = report(base, wanted, every, judge_unknown(base, wanted, every, again=named), name)
     if named:
-        print(f'  kernel: {rel(base.b)}/mutant0, its sources and objects: {rel(base.b)}/module-mutant0')
+        print(
+            f'  kernel: {rel(base.b)}/mutant0, its sources and objects: {rel(base.b)}/module-mutant0'
+        )
     return 0 if good else 1

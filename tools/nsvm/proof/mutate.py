@@ -35,7 +35,8 @@ SWAPS = [
     (r'!=', '=='),
     (r'(?<![!=])!(?![=])', ''),
 ]
-ASSERTION = re.compile(r'(static_assert|BUILD_BUG_ON)\b')		# what builds without it is the same program
+# what builds without it is the same program
+ASSERTION = re.compile(r'(static_assert|BUILD_BUG_ON)\b')
 DECLARATION = r'^(static|struct|bool|int|u64|u32|unsigned|static_assert)\b'
 
 
@@ -57,7 +58,8 @@ def touched_lines(src: Path, base: str, more: str) -> dict[str, set[int]]:
         for first, count in re.findall(r'^@@ -\S+ \+(\d+)(?:,(\d+))? @@', part, re.M):
             touched[part.split('\n')[0]].update(range(int(first), int(first) + int(count or 1)))
     if more:
-        for line in git(src, 'grep', '-nE', more, 'HEAD', '--', 'arch/x86/kvm/svm/*.[ch]', check=False).splitlines():
+        for line in git(src, 'grep', '-nE', more, 'HEAD', '--', 'arch/x86/kvm/svm/*.[ch]',
+                        check=False).splitlines():
             _, name, number, _ = line.split(':', 3)
             touched[name].add(int(number))
     return touched
@@ -150,8 +152,10 @@ def of_file(file: str, text: str, touched: set[int]) -> Iterator[Mutant]:
 def mutants(src: Path, base: str, more: str = '') -> list[Mutant]:
     """All, by file and line, of a git tree without edits whose series starts after the commit
     base; more: a regular expression"""
-    return [m for file, lines in sorted(touched_lines(src, base, more).items()) if file.endswith(('.c', '.h'))
-            for m in of_file(file, (src / file).read_text(), lines)]
+    return [
+        m for file, lines in sorted(touched_lines(src, base, more).items())
+        if file.endswith(('.c', '.h')) for m in of_file(file, (src / file).read_text(), lines)
+    ]
 
 
 def apply(text: str, mutant: Mutant) -> str:
@@ -164,7 +168,8 @@ def apply(text: str, mutant: Mutant) -> str:
 def tree(base: Base, mutant: Mutant, worker: int | str) -> str:
     """The tree object of HEAD with it"""
     env = {'GIT_INDEX_FILE': str(base.src / f'.git/nsvm-mutant{worker}')}
-    blob = base.git('hash-object', '-w', '--stdin', input=apply((base.src / mutant.file).read_text(), mutant))
+    blob = base.git('hash-object', '-w', '--stdin', input=apply(
+        (base.src / mutant.file).read_text(), mutant))
     base.git('read-tree', 'HEAD', env=env)
     base.git('update-index', '--cacheinfo', f'100644,{blob},{mutant.file}', env=env)
     return base.git('write-tree', env=env)

@@ -12,8 +12,8 @@
 Without MODULES=1 the host is as it is: column "host".  Nothing is left on a host.
 
 Results: build/<base>/results/remote-<host>.ktap; .log: what the tests said; -bench.txt: ticks.
-Exit status: 0 if no case is "not ok" (of the series, with MODULES=1), 1 if one is or a host cannot be
-used, 3 if there is no packaged kernel, 4 if nothing was tested.
+Exit status: 0 if no case is "not ok" (of the series, with MODULES=1), 1 if one is or a host cannot
+be used, 3 if there is no packaged kernel, 4 if nothing was tested.
 """
 import re
 import time
@@ -40,7 +40,10 @@ def sections(log: str) -> dict[str, str]:
 
 def facts(log: str) -> list[str]:
     """The machine: CPU, kernel, parameters of kvm_amd"""
-    return [need_match(rf'^# nsvm: {what} ?(.*)$', log, f'the host does not say its {what}').strip() for what in ('cpu', 'kernel', 'kvm_amd')]
+    return [
+        need_match(rf'^# nsvm: {what} ?(.*)$', log, f'the host does not say its {what}').strip()
+        for what in ('cpu', 'kernel', 'kvm_amd')
+    ]
 
 
 class Progress:
@@ -55,28 +58,41 @@ class Progress:
             self.label = line.split()[-1]
         if line.startswith('# nsvm: end '):
             *found, whole = ktap.cases(self.text)
-            count = [f'{sum(c.verdict == v for c in found or [whole])} {v}' for v in ('ok', 'not ok', 'skip')]
-            say('TEST', f'{self.host}, {self.label}: {whole.test}: {", ".join(count)} ({whole.ms / 1000:.1f} s)')
+            count = [
+                f'{sum(c.verdict == v for c in found or [whole])} {v}'
+                for v in ('ok', 'not ok', 'skip')
+            ]
+            say(
+                'TEST',
+                f'{self.host}, {self.label}: {whole.test}: {", ".join(count)} ({whole.ms / 1000:.1f} s)'
+            )
 
 
 def ticks(found: dict[str, dict[str, bench.Row]]) -> str:
-    """The least and the median of each operation; what the last kernel takes more than the first one"""
+    """The least and the median of each operation; what the last kernel takes more than the first
+    one"""
     first, last = list(found.values())[0], list(found.values())[-1]
     more = '      more' if len(found) > 1 else ''
-    out = [f'    {"ticks of the TSC: least, median":<36} ' + ''.join(f'{label:>20}' for label in found) + more]
+    out = [
+        f'    {"ticks of the TSC: least, median":<36} ' +
+        ''.join(f'{label:>20}' for label in found) + more
+    ]
     for row in first:
         cells = ''.join(f'{rows[row][0]:>12}{rows[row][1]:>8}' for rows in found.values())
-        out.append(f'    {row:<36} {cells}' + (f'{last[row][0] - first[row][0]:>+10}' if more else ''))
+        out.append(f'    {row:<36} {cells}' +
+                   (f'{last[row][0] - first[row][0]:>+10}' if more else ''))
     return '\n'.join(out)
 
 
-def on_host(base: Base, host: str, files: list[Path], variables: dict[str, str], measure: bool) -> int:
+def on_host(base: Base, host: str, files: list[Path], variables: dict[str, str],
+            measure: bool) -> int:
     name = re.sub(r'[^A-Za-z0-9.@-]+', '_', host)
     log = ssh.run(settings.given.get('SSH', 'ssh').split(), host, files, variables,
                   base.results / f'remote-{name}.log', Progress(host))
     lost = re.search(r'^# nsvm: not restored (.*)', log, re.M)
     if lost:
-        raise Fatal(f'{host}: still has our module ({lost[1]}): as root, rmmod kvm_amd; modprobe kvm_amd')
+        raise Fatal(
+            f'{host}: still has our module ({lost[1]}): as root, rmmod kvm_amd; modprobe kvm_amd')
     found = {label: ktap.cases(text) for label, text in sections(log).items()}
     put(base.results / f'remote-{name}.ktap', ktap.nested(found))
     cpu, kernel, parameters = facts(log)
@@ -84,8 +100,11 @@ def on_host(base: Base, host: str, files: list[Path], variables: dict[str, str],
     head = f'\n  {host}: {cpu}\n  {kernel}\n  kvm_amd {parameters}\n'
     *before, (label, cases) = found.items()
     if measure and all(c.verdict == 'ok' for cases in found.values() for c in cases if not c.case):
-        text = head + '\n' + ticks({label: bench.parse(text) for label, text in sections(log).items()}) + '\n'
-        put(base.results / f'remote-{name}-bench.txt', f'    On {time.strftime("%Y-%m-%d")}\n{text}')
+        text = head + '\n' + ticks(
+            {label: bench.parse(text)
+             for label, text in sections(log).items()}) + '\n'
+        put(base.results / f'remote-{name}-bench.txt',
+            f'    On {time.strftime("%Y-%m-%d")}\n{text}')
         print(text, flush=True)
         return 0
     text, good = ktap.table(ktap.rows(before[0][1] if before else [], cases), label)
@@ -94,7 +113,8 @@ def on_host(base: Base, host: str, files: list[Path], variables: dict[str, str],
     verdict = 'nothing was tested' if nothing else f'{what} {"does what it should" if good else "fails"}'
     print(f'{head}{text}\n  {host}: {verdict}. {elapsed(begun)} in all; '
           f'results: {rel(base.results)}/remote-{name}.ktap', flush=True)
-    return 0 if good else NOTHING if nothing and not any(c.verdict == 'not ok' for c in cases) else 1
+    return 0 if good else NOTHING if nothing and not any(
+        c.verdict == 'not ok' for c in cases) else 1
 
 
 def main(args: list[str]) -> int:
@@ -109,8 +129,11 @@ def main(args: list[str]) -> int:
     variables = {'tests': ' '.join(tests), 'limit': settings.TEST_TIMEOUT, 'release': ''}
     if settings.given.get('MODULES') == '1':
         kernel = kernels.series_kernel(base)
-        if not kernels.is_packaged(base) or module.changed_modules(base, base.worktree()) != ['kvm-amd']:
-            raise Fatal(f'MODULES=1: {base.name} has no kvm-amd.ko for a packaged kernel, or not it alone', NOT_HERE)
+        if not kernels.is_packaged(base) or module.changed_modules(base,
+                                                                   base.worktree()) != ['kvm-amd']:
+            raise Fatal(
+                f'MODULES=1: {base.name} has no kvm-amd.ko for a packaged kernel, or not it alone',
+                NOT_HERE)
         files.append(kernel.dir / 'modules/kvm-amd.ko')
         variables['release'] = distro.info(base, 'release')
 

@@ -1,54 +1,64 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What make run found, for those who do not read its table: results.json for programs (its form is in
-Documentation/results.schema.json), junit.xml for GitLab and Jenkins, results.html for who gets a link"""
+"""What make run found, for programs: results.json, and junit.xml for GitLab and Jenkins"""
 import datetime
 import json
 import re
-import string
 import xml.etree.ElementTree as ET
-from html import escape
-from pathlib import Path
 
 from lib import ktap
 from lib.base import Base, put, read
 from lib.ktap import Case, Row
-from lib.say import Fatal
 from lib.settings import settings
 from machine import bochs, boot
-from proof import view
 from proof.vmruns import Check
 
-FILES = ('results.json', 'junit.xml', 'results.html')
-NO_XML = re.compile('[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]')	# whatever a machine says
+FILES = ('results.json', 'junit.xml')
+# whatever a machine says
+NO_XML = re.compile('[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]')
 
 
 def machine(versions: dict[str, str]) -> dict:
     if settings.MACHINE == 'bochs':
-        return {'name': f'Bochs of {bochs.SUITE}', 'cpu': bochs.CPU, 'cpus': 1, 'memory': bochs.MEMORY}
+        return {
+            'name': f'Bochs of {bochs.SUITE}', 'cpu': bochs.CPU, 'cpus': 1, 'memory': bochs.MEMORY
+        }
     accel = boot.accelerator(False)
-    return {'name': versions['qemu'], 'accelerator': accel, 'cpu': 'host' if accel == 'kvm' else settings.CPU,
-            'cpus': settings.number('SMP'), 'memory': settings.number('MEMORY')}
+    return {
+        'name': versions['qemu'], 'accelerator': accel,
+        'cpu': 'host' if accel == 'kvm' else settings.CPU, 'cpus': settings.number('SMP'),
+        'memory': settings.number('MEMORY')
+    }
 
 
 def as_json(base: str, good: bool, found: dict[str, list[Case]], logs: dict[str, str],
             checks: dict[str, Check | None], said: str, on: dict, versions: dict[str, str]) -> dict:
     """found, logs, checks: of base and of series; said: of VMRUNs"""
     def vmruns(r: Row) -> dict[str, int]:
-        seen = {label: c.economy.get(f'{r.test} {r.case}'.strip()) for label, c in checks.items() if c}
+        seen = {
+            label: c.economy.get(f'{r.test} {r.case}'.strip())
+            for label, c in checks.items() if c
+        }
         return {label: e.vmruns for label, e in seen.items() if e}
 
     rows = ktap.rows(found['base'], found['series'])
     release = {label: re.search(r'^# nsvm: kernel (.*)', log, re.M) for label, log in logs.items()}
     now = datetime.datetime.now(datetime.timezone.utc)
-    return {'format': 1, 'date': now.isoformat(timespec='seconds'), 'passed': good, 'base': base,
-            'kernels': {label: m[1] for label, m in release.items() if m}, 'machine': on, 'summary': ktap.count(rows),
-            'milliseconds': {label: {c.test: c.ms for c in cases if not c.case} for label, cases in found.items()},
-            'vmruns': {label: {'seen': c.vmruns, 'accesses': c.accesses, 'errors': c.bad.total()}
-                       for label, c in checks.items() if c},
-            'said': said.splitlines(),
-            'cases': [{'test': r.test, 'case': r.case, 'base': r.base or None, 'series': r.series.verdict,
-                       'reason': NO_XML.sub('?', r.series.reason), 'vmruns': vmruns(r)} for r in rows],
-            'versions': versions}
+    return {
+        'format': 1, 'date': now.isoformat(timespec='seconds'), 'passed': good, 'base': base,
+        'kernels': {label: m[1]
+                    for label, m in release.items() if m}, 'machine': on,
+        'summary': ktap.count(rows), 'milliseconds': {
+            label: {c.test: c.ms
+                    for c in cases if not c.case}
+            for label, cases in found.items()
+        }, 'vmruns': {
+            label: {'seen': c.vmruns, 'accesses': c.accesses, 'errors': c.bad.total()}
+            for label, c in checks.items() if c
+        }, 'said': said.splitlines(), 'cases': [{
+            'test': r.test, 'case': r.case, 'base': r.base or None, 'series': r.series.verdict,
+            'reason': NO_XML.sub('?', r.series.reason), 'vmruns': vmruns(r)
+        } for r in rows], 'versions': versions
+    }
 
 
 def as_junit(run: dict, wrong: str) -> str:
@@ -57,13 +67,15 @@ def as_junit(run: dict, wrong: str) -> str:
     more = {'test': 'VMRUNs', 'case': '', 'base': None, 'series': 'not ok', 'reason': wrong}
     cases = run['cases'] + [more] * bool(wrong)
     for test in dict.fromkeys(c['test'] for c in cases):
-        mine, ms = [c for c in cases if c['test'] == test], run['milliseconds']['series'].get(test, 0)
+        mine, ms = [c for c in cases if c['test'] == test
+                    ], run['milliseconds']['series'].get(test, 0)
         count = {key: str(sum(c['series'] == verdict for c in mine))
                  for key, verdict in (('failures', 'not ok'), ('skipped', 'skip'))}
-        suite = ET.SubElement(suites, 'testsuite', name=test, timestamp=run['date'], time=f'{ms / 1000:.3f}',
-                              tests=str(len(mine)), errors='0', **count)
+        suite = ET.SubElement(suites, 'testsuite', name=test, timestamp=run['date'],
+                              time=f'{ms / 1000:.3f}', tests=str(len(mine)), errors='0', **count)
         for c in mine:
-            one = ET.SubElement(suite, 'testcase', classname=f'{run["base"]}.{test}', name=c['case'] or test)
+            one = ET.SubElement(suite, 'testcase', classname=f'{run["base"]}.{test}', name=c['case']
+                                or test)
             tag = {'not ok': 'failure', 'skip': 'skipped'}.get(c['series'])
             if tag:
                 ET.SubElement(one, tag, message=c['reason'])
@@ -72,45 +84,12 @@ def as_junit(run: dict, wrong: str) -> str:
     return ET.tostring(suites, encoding='unicode', xml_declaration=True) + '\n'
 
 
-def as_html(run: dict, picture: str, story: str) -> str:
-    def verdict(v: str | None) -> str:
-        return f'<td class="{(v or "none").replace(" ", "-")}">{v or "–"}</td>'
-
-    table, last, n = [], '', run['summary']
-    for c in run['cases']:
-        if c['test'] != last:
-            last = c['test']
-            table.append(f'<tr><th colspan="4">{escape(last)}</th></tr>')
-        why = f'<br/><small>{escape(c["reason"])}</small>' if c['reason'] else ''
-        table.append(f'<tr><td>{escape(ktap.readable(c["case"] or c["test"]))}{why}</td>'
-                     f'{verdict(c["base"])}{verdict(c["series"])}<td>{c["vmruns"].get("series", "")}</td></tr>')
-    on = [('base', run['base']),
-          *((f'kernel, {label}', ' '.join(text.split()[:3])) for label, text in run['kernels'].items()),
-          *((f'machine: {key}', value) for key, value in run['machine'].items()),
-          *((Path(key).name, run['versions'].get(key, ''))
-            for key in ('source', 'series', 'kernel/modules/kvm-amd.ko', 'compiler')),
-          ('date', run['date'])]
-    return string.Template(read(Path(__file__).with_name('report.html'))).substitute(
-        title=f'{run["base"]}: {"passed" if run["passed"] else "failed"}', state='ok' if run['passed'] else 'not-ok',
-        verdict=f'The series {"does what it should" if run["passed"] else "fails"}',
-        summary=f'{n["ok"]} ok, {n["not ok"]} not ok, {n["skip"]} skipped; {n["fixed"]} were wrong on the base and '
-        f'are right with the series, {n["held"]} hold on both, {n["broken"]} were right and are wrong',
-        table='\n'.join(table),
-        on='\n'.join(f'<tr><th>{escape(key)}</th><td>{escape(str(value))}</td></tr>' for key, value in on if value),
-        said=escape('\n'.join(run['said']) or 'They were not watched.'), picture=picture, story=escape(story))
-
-
-def write(base: Base, prefix: str, good: bool, found: dict[str, list[Case]], checks: dict[str, Check | None],
-          said: str, versions: dict[str, str]) -> None:
+def write(base: Base, prefix: str, good: bool, found: dict[str, list[Case]],
+          checks: dict[str, Check | None], said: str, versions: dict[str, str]) -> None:
     """results/<prefix>FILES"""
     logs = {label: read(base.results / f'{prefix}{label}.log') for label in found}
     run = as_json(base.name, good, found, logs, checks, said, machine(versions), versions)
     seen, judged = checks['series'], run['summary']
     wrong = '' if good or judged['not ok'] or not judged['ok'] else seen.text() if seen else said
-    try:
-        story, picture = view.told(base, view.DEFAULT) if not prefix else ('', '')
-    except Fatal:		# TESTS= without that case, or VMRUNs were not watched
-        story = picture = ''
-    texts = json.dumps(run, indent=1) + '\n', as_junit(run, wrong), as_html(run, picture, story)
-    for name, text in zip(FILES, texts):
+    for name, text in zip(FILES, (json.dumps(run, indent=1) + '\n', as_junit(run, wrong))):
         put(base.results / f'{prefix}{name}', text)

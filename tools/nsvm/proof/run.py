@@ -10,9 +10,9 @@ where there are two CPUs.  Where there is no series, nor edits in src, the base 
 the tests of its own tree, and nothing is judged but that it works at all.
 
 Results: build/<base>/results/{base,series}.log, .console, .vmrun; run.ktap and what report.py makes
-of it, view.txt, versions.txt; base.id: what the results of the base depend on.  Of Bochs bochs-run.ktap, and so on.
-Exit status: 0 if no case is "not ok" on the series, its VMRUNs are right, and both
-kernels behaved.
+of it, view.txt, versions.txt; base.id: what the results of the base depend on.  Of Bochs
+bochs-run.ktap, and so on. Exit status: 0 if no case is "not ok" on the series, its VMRUNs are
+right, and both kernels behaved.
 """
 import re
 import time
@@ -51,14 +51,17 @@ def merge(logs: list[str], tests: list[str]) -> str:
 
 def on_bochs(base: Base, kernel: Kernel, label: str, tests: list[str]) -> None:
     begin = time.monotonic()
-    bochs.run(kernel, label, [*tests, 'load:own.ko:nested=1:nrips=0', *tests], base=base, others={'own': kernel})
+    bochs.run(kernel, label, [*tests, 'load:own.ko:nested=1:nrips=0', *tests], base=base,
+              others={'own': kernel})
     say('BOOT', f'{label}, {len(tests)} tests, again with nrips=0 ({elapsed(begin)})')
 
 
 def cases(log: str) -> list[Case]:
     """On Bochs of two runs, those of the second one with another name"""
     first, *more = bochs.sections(log)
-    return ktap.cases(first) + [replace(c, test=f'{c.test}, nrips=0') for section in more for c in ktap.cases(section)]
+    return ktap.cases(first) + [
+        replace(c, test=f'{c.test}, nrips=0') for section in more for c in ktap.cases(section)
+    ]
 
 
 def both(base: Base, kernel: Kernel, label: str, tests: list[str]) -> None:
@@ -71,7 +74,8 @@ def both(base: Base, kernel: Kernel, label: str, tests: list[str]) -> None:
     done = jobs.together(*(lambda i=i, g=g: boot.run(kernel, f'{label}.{i}', g, base=base)
                            for i, g in enumerate(groups, 1)))
     put(base.results / f'{label}.log', merge([b.text() for b in done], tests))
-    put(base.results / f'{label}.console', ''.join(b.console.read_text(errors='replace') for b in done))
+    put(base.results / f'{label}.console',
+        ''.join(b.console.read_text(errors='replace') for b in done))
     if done[0].vmruns:
         join(base.results / f'{label}.vmrun', [b.vmruns for b in done])
     for f in base.results.glob(f'{label}.[12].*'):
@@ -105,8 +109,9 @@ def base_alone(base: Base, kernel: Kernel) -> int:
             print(f'  {c.test:<32}  {c.verdict}{": " + c.reason if c.reason else ""}')
     if not any(c.verdict == 'ok' for c in found):
         raise Fatal(f'no test passes (log: {rel(base.results)}/base.log)')
-    print(f'\n  There is no series in {rel(base.dir)}, and thus no verdict. {elapsed(begun)} in all; '
-          f'results: {rel(base.results)}/run.ktap')
+    print(
+        f'\n  There is no series in {rel(base.dir)}, and thus no verdict. {elapsed(begun)} in all; '
+        f'results: {rel(base.results)}/run.ktap')
     return 0
 
 
@@ -127,6 +132,26 @@ def view_of(base: Base, label: str) -> vmruns.Check | None:
         return None
     with open(log) as f:
         return vmruns.check(f, label)
+
+
+def judge_view(base: Base, prefix: str, checks: dict[str, vmruns.Check | None]) -> tuple[bool, str]:
+    """What VMRUNs say of the series: is it good, and the lines that were printed.
+
+    On the base no error counts here: what a series repairs may be seen nowhere else."""
+    check = checks['series']
+    if check:
+        lines = ''.join(f'{c.text()}\n' for c in checks.values() if c)
+        put(base.results / f'{prefix}view.txt', lines)
+        print('\n' + ''.join(f'  {line}\n' for line in lines.splitlines()), end='')
+        return check.ok, lines
+    if prefix:
+        refused = bochs.refused(base.results / f'{prefix}series.bochs')
+        lines = f'VMRUNs that the CPU refused: {refused[0][1] if refused else "none"}'
+        print(f'\n  {lines}')
+        return not refused, lines
+    if settings.VIEW == 'y':
+        print('\n  VMRUNs were not watched: no QEMU for it, or no emulation')
+    return True, ''
 
 
 def main(args: list[str]) -> int:
@@ -152,7 +177,10 @@ def main(args: list[str]) -> int:
     def run_base() -> None:
         if read(result('base.id')) == made_of and result('base.log').exists():
             at = time.localtime(result('base.log').stat().st_mtime)
-            say('BOOT', f'base: results of {time.strftime("%H:%M:%S", at)}, nothing that they depend on has changed')
+            say(
+                'BOOT',
+                f'base: results of {time.strftime("%H:%M:%S", at)}, nothing that they depend on has changed'
+            )
             return
         result('base.id').unlink(missing_ok=True)
         boots(base, kernel, f'{prefix}base', tests)
@@ -165,29 +193,20 @@ def main(args: list[str]) -> int:
         return series
 
     series = jobs.together(run_base, run_series)[1]
-    made_with = jobs.together(lambda: versions.write(base, qemu.find().binary, [kernel.image, *series.modules]),
-                              lambda: None if on_other else boots(base, series, 'series', tests))[0]
+    made_with = jobs.together(
+        lambda: versions.write(base,
+                               qemu.find().binary, [kernel.image, *series.modules]), lambda: None
+        if on_other else boots(base, series, 'series', tests))[0]
     say('VERSIONS', f'{versions.short(made_with)}; all: {rel(base.results)}/versions.txt')
     found = {label: cases(read(result(f'{label}.log'))) for label in ('base', 'series')}
     put(result('run.ktap'), ktap.nested(found))
     text, good = ktap.table(ktap.rows(found['base'], found['series']))
     print(text)
     checks = {label: view_of(base, f'{prefix}{label}') for label in found}
-    check, said = checks['series'], ''
-    if check:
-        # On the base no error here: what a series repairs may be seen nowhere else
-        said = ''.join(f'{c.text()}\n' for c in checks.values() if c)
-        put(result('view.txt'), said)
-        print('\n' + ''.join(f'  {line}\n' for line in said.splitlines()), end='')
-        good = good and check.ok
-    elif on_other:
-        refused = bochs.refused(result('series.bochs'))
-        said = f'VMRUNs that the CPU refused: {refused[0][1] if refused else "none"}'
-        print(f'\n  {said}')
-        good = good and not refused
-    elif settings.VIEW == 'y':
-        print('\n  VMRUNs were not watched: no QEMU for it, or no emulation')
-    report.write(base, prefix, good, found, checks, said, made_with)
-    print(f'  The series {"does what it should" if good else "fails"}. {elapsed(begun)} in all; results: '
-          f'{rel(result("run.ktap"))}, {", ".join(report.FILES)}')
+    view_good, lines = judge_view(base, prefix, checks)
+    good = good and view_good
+    report.write(base, prefix, good, found, checks, lines, made_with)
+    print(
+        f'  The series {"does what it should" if good else "fails"}. {elapsed(begun)} in all; results: '
+        f'{rel(result("run.ktap"))}, {", ".join(report.FILES)}')
     return 0 if good else 1

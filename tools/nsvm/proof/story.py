@@ -4,14 +4,13 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterable, NamedTuple
-from xml.sax.saxutils import escape
 
 from lib.base import read
+from lib.svg import COLOURS, Names, Picture
 
-COLOURS = ('#2b5d9b', '#2f8f9d', '#c8452f', '#8a5a9e', '#6b6b6b', '#b36a00', '#2a7f4f', '#444444')
-LEFT, WIDE, TOP, TALL = 170, 112, 92, 206		# of the picture: a column is WIDE, a log TALL
+# of the picture: a column is WIDE, a log TALL
+LEFT, WIDE, TOP, TALL = 170, 112, 92, 206
 MOST = 60		# columns
-Names = dict[str, str]		# value of a PAT -> its name
 
 # What happened -> in the text, in the picture
 SAID = {'runs': ('runs with g_pat {}', ''),
@@ -55,7 +54,8 @@ def stories(lines: Iterable[str], want: str = '') -> list[Story]:
     """Of the cases wanted: a test, a case, or the end of one after a dot; all by default"""
     found: list[Story] = []
     vcpu: dict[str, str] = {}		# CPU -> its VMCB
-    access: dict[str, tuple[str, ...]] = {}		# that -> fields of M: number, VMCB, r or w, RIP, value
+    # that -> fields of M: number, VMCB, r or w, RIP, value
+    access: dict[str, tuple[str, ...]] = {}
     test, story = '', None
 
     def begin(case: str) -> Story | None:
@@ -106,9 +106,9 @@ def stories(lines: Iterable[str], want: str = '') -> list[Story]:
 
 
 def sources(test: Path) -> str:
-    """Of a test, and of the headers beside it"""
+    """Of a test, and of the headers beside it that it includes"""
     text = read(test)
-    return text + ''.join(read(test.parent / name) for name in re.findall(r'^#include "(.*)"', text, re.M))
+    return text + ''.join(sources(test.parent / name) for name in re.findall(r'^#include "(.*)"', text, re.M))
 
 
 def pat_names(source: str) -> Names:
@@ -136,66 +136,78 @@ def stretches(keys: list) -> list[tuple[int, int]]:
     return list(zip(edges, [*edges[1:], len(keys)]))
 
 
+def short(value: str, names: Names) -> str:
+    return names.get(value, value[8:])
+
+
 def svg(panels: dict[str, Story], names: Names) -> str:
-    """title -> story: one above the other, a column for each thing that happened; '' if there is none, or too many"""
-    def put(x: float, y: int, s: object, style: str) -> None:
-        out.append(f'<text x="{int(x)}" y="{y}" {style}>{escape(str(s))}</text>')
+    """The stories one above the other, a column for each thing that happened.
 
-    def box(x: float, y: int, w: int, h: int, fill: str, more: str = '') -> None:
-        out.append(f'<rect x="{int(x)}" y="{y}" width="{w}" height="{h}" fill="{fill}" {more}/>')
+    Args:
+        panels: title -> story.
+        names: of PATs.
 
-    def short(value: str) -> str:
-        return names.get(value, value[8:])
-
+    Returns:
+        The picture; '' if nothing happened, or too much.
+    """
     most = max(len(s.events) for s in panels.values())
     if not 0 < most <= MOST:
         return ''
     used = [v for s in panels.values() for e in s.events
             for v in ('' if e.what == 'vmrun' else e.value, e.state.pat('L1'), e.state.pat('L2')) if v]
     values = list(dict.fromkeys([*names, *used]))
-    colour = {v: COLOURS[i % len(COLOURS)] for i, v in enumerate(values)}
+    colours = {v: COLOURS[i % len(COLOURS)] for i, v in enumerate(values)}
     first = next(iter(panels.values()))
-    width, height = LEFT + most * WIDE + 24, TOP + len(panels) * TALL + 20
-    out = ['<!-- SPDX-License-Identifier: GPL-2.0 -->',
-           f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-           f'viewBox="0 0 {width} {height}" font-family="DejaVu Sans, Helvetica, Arial, sans-serif" font-size="13">',
-           f'<title>{escape(f"{first.test} {first.case}")}</title>']
-    box(0, 0, width, height, '#fff')
-    put(16, 28, first.case, 'font-size="17" font-weight="bold" fill="#222"')
-    put(16, 48, 'Each VMRUN as the CPU sees it, from left to right. Solid: the VMCB that runs. '
-        'Pale: what L1 will run with.', 'fill="#555"')
+    picture = Picture(f'{first.test} {first.case}', LEFT + most * WIDE + 24, TOP + len(panels) * TALL + 20)
+    picture.text(16, 28, first.case, 'font-size="17" font-weight="bold" fill="#222"')
+    picture.text(16, 48, 'Each VMRUN as the CPU sees it, from left to right. Solid: the VMCB that runs. '
+                 'Pale: what L1 will run with.', 'fill="#555"')
     x: float = 16
     for v in (v for v in values if v in used):
         label = f'{v} {names[v]}' if v in names else v
-        box(x, 60, 14, 14, colour[v])
-        put(x + 20, 72, label, 'fill="#222" font-size="12"')
+        picture.box(x, 60, 14, 14, colours[v])
+        picture.text(x + 20, 72, label, 'fill="#222" font-size="12"')
         x += 40 + 7.6 * len(label)
-    for y, (title, story) in zip(range(TOP, height, TALL), panels.items()):
-        verdict, events = story.verdict or '-', story.events
-        put(16, y + 24, title, 'font-size="15" font-weight="bold" fill="#222"')
-        put(16, y + 42, f'case: {verdict}', f'fill="{"#2a7f4f" if verdict == "ok" else "#b00020"}"')
-        for down, what in ((78, 'vmcb01.g_pat (L1)'), (114, 'vmcb02.g_pat (L2)'), (150, 'IA32_PAT, VMRUN')):
-            put(16, y + down, what, 'fill="#222"')
-        put(16, y + 182, 'VMRUN number', 'fill="#777" font-size="11"')
-        for begin, end in stretches([e.state.level for e in events]):
-            x, level = LEFT + begin * WIDE, events[begin].state.level
-            box(x + 1, y + 28, (end - begin) * WIDE - 2, 22, '#e4e7eb' if level == 'L1' else '#f6e3c5')
-            put(x + 8, y + 44, f'{level} runs', 'fill="#222"')
+    for y, (title, story) in zip(range(TOP, picture.height, TALL), panels.items()):
+        draw_frame(picture, y, title, story)
         for level, down in (('L1', 60), ('L2', 96)):
-            # Solid where it is in use; what is pale has its value written unless it is the same as left of it
-            band = [(e.state.pat(level), e.state.level == level) for e in events]
-            for begin, end in stretches(band):
-                x, (pat, solid) = LEFT + begin * WIDE, band[begin]
-                if pat:
-                    box(x, y + down, (end - begin) * WIDE, 26, colour[pat], '' if solid else 'opacity="0.28"')
-                if pat and (solid or not begin or band[begin - 1] != (pat, True)):
-                    style = 'fill="#fff" font-weight="bold"' if solid else 'fill="#222"'
-                    put(x + 8, y + down + 18, short(pat), style)
-        for x, e in zip(range(LEFT, width, WIDE), events):
-            said = SAID[e.what][1].format(short(e.value))
-            if said:
-                box(x + 3, y + 132, WIDE - 6, 26, '#fff',
-                    f'rx="5" stroke-width="2" stroke="{colour.get(e.value, "#999")}"')
-                put(x + WIDE // 2, y + 149, said, 'text-anchor="middle" font-size="11" fill="#222"')
-            put(x + 3, y + 182, e.n, 'fill="#777" font-size="11"')
-    return '\n'.join([*out, '</svg>', ''])
+            draw_pats(picture, y + down, [(e.state.pat(level), e.state.level == level) for e in story.events], colours, names)
+        draw_events(picture, y, story.events, colours, names)
+    return str(picture)
+
+
+def draw_frame(picture: Picture, y: int, title: str, story: Story) -> None:
+    """Title and verdict of a story, names of its lines, and who runs"""
+    verdict = story.verdict or '-'
+    picture.text(16, y + 24, title, 'font-size="15" font-weight="bold" fill="#222"')
+    picture.text(16, y + 42, f'case: {verdict}', f'fill="{"#2a7f4f" if verdict == "ok" else "#b00020"}"')
+    for down, name in ((78, 'vmcb01.g_pat (L1)'), (114, 'vmcb02.g_pat (L2)'), (150, 'IA32_PAT, VMRUN')):
+        picture.text(16, y + down, name, 'fill="#222"')
+    picture.text(16, y + 182, 'VMRUN number', 'fill="#777" font-size="11"')
+    for begin, end in stretches([e.state.level for e in story.events]):
+        x, level = LEFT + begin * WIDE, story.events[begin].state.level
+        picture.box(x + 1, y + 28, (end - begin) * WIDE - 2, 22, '#e4e7eb' if level == 'L1' else '#f6e3c5')
+        picture.text(x + 8, y + 44, f'{level} runs', 'fill="#222"')
+
+
+def draw_pats(picture: Picture, y: int, band: list[tuple[str, bool]], colours: dict[str, str], names: Names) -> None:
+    """The PATs of a VMCB.  Solid (True) where it is in use; what is pale has its value written
+    unless it is the same as left of it"""
+    for begin, end in stretches(band):
+        x, (pat, solid) = LEFT + begin * WIDE, band[begin]
+        if pat:
+            picture.box(x, y, (end - begin) * WIDE, 26, colours[pat], '' if solid else 'opacity="0.28"')
+        if pat and (solid or not begin or band[begin - 1] != (pat, True)):
+            style = 'fill="#fff" font-weight="bold"' if solid else 'fill="#222"'
+            picture.text(x + 8, y + 18, short(pat, names), style)
+
+
+def draw_events(picture: Picture, y: int, events: list[Event], colours: dict[str, str], names: Names) -> None:
+    """What the guests did, and the numbers of VMRUNs"""
+    for x, e in zip(range(LEFT, picture.width, WIDE), events):
+        label = SAID[e.what][1].format(short(e.value, names))
+        if label:
+            picture.box(x + 3, y + 132, WIDE - 6, 26, '#fff',
+                        f'rx="5" stroke-width="2" stroke="{colours.get(e.value, "#999")}"')
+            picture.text(x + WIDE // 2, y + 149, label, 'text-anchor="middle" font-size="11" fill="#222"')
+        picture.text(x + 3, y + 182, e.n, 'fill="#777" font-size="11"')

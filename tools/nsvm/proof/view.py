@@ -7,6 +7,7 @@ all.  The logs are what the plugin vmrun.c wrote, see there.
 """
 from pathlib import Path
 
+from lib import svg
 from lib.base import Base, put
 from lib.say import Fatal
 from lib.settings import place, rel
@@ -25,7 +26,7 @@ def stories(log: Path, case: str) -> list[story.Story]:
 def told(base: Base, case: str) -> tuple[str, str]:
     """Story and picture; the latter is '' if that is too long, or nothing happened"""
     tests = base.src / 'tools/testing/selftests/kvm/x86' if base.own_test() else place.overlay
-    names: story.Names = {}
+    names: svg.Names = {}
     panels, out = {}, []
     for kernel, title in ('base', base.name), ('series', 'with the series'):
         log = base.results / f'{kernel}.vmrun'

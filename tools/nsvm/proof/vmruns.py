@@ -59,6 +59,23 @@ class Access(NamedTuple):
     vmrun: str
 
 
+class Vmrun(NamedTuple):
+    """A line V of the log, see machine/vmrun.c"""
+    n: str
+    cpu: str
+    vmcb: str
+    g_pat: str
+    clean: str
+    np_enable: str
+    ncr3: str
+    asid: str
+    rip: str
+    value: str
+    vcpu: str
+    hpat: str
+    cr3: str
+
+
 @dataclass
 class Economy:
     vmruns: int = 0
@@ -101,7 +118,7 @@ class Check:
             return
         match line.split():
             case ['V', *f] if len(f) == 13:
-                self.vmrun(*f)
+                self.vmrun(Vmrun(*f))
             case ['M', _, cpu, vmcb, what, rip, value]:
                 self.accesses += 1
                 vcpu, g_pat, n = self.cpu.get(cpu, ('', '', ''))
@@ -127,45 +144,42 @@ class Check:
             self.errors.append(Error(self.case, int(n), text))
         self.bad[self.case] += 1
 
-    def vmrun(self, n: str, cpu: str, vmcb: str, g_pat: str, clean: str, np_enable: str, ncr3: str, _asid: str,
-              rip: str, value: str, vcpu: str, _hpat: str, cr3: str) -> None:
-        npt = np_enable != '0'
+    def vmrun(self, v: Vmrun) -> None:
+        has_npt, bits = v.np_enable != '0', int(v.clean, 16)
         self.vmruns += 1
         self.here.vmruns += 1
-        bits = int(clean, 16)
+        if v.vcpu in self.access:
+            access = self.access.pop(v.vcpu)
+            if has_npt and access.vmcb == v.vmcb:		# else g_pat means nothing, or L1 intercepts it
+                self.agree(v.n, v.g_pat, v.rip, v.value, access)
 
-        if vcpu in self.access:
-            access = self.access.pop(vcpu)
-            if npt and access.vmcb == vmcb:		# else g_pat means nothing, or L1 intercepts it
-                self.agree(n, g_pat, rip, value, access)
-
-        now = (g_pat, np_enable, ncr3)
-        last = self.npt.get((cpu, vmcb), ('', '', ''))
+        now = (v.g_pat, v.np_enable, v.ncr3)
+        last = self.npt.get((v.cpu, v.vmcb), ('', '', ''))
         if now != last:
             if bits & VMCB_NPT:
                 fields = zip(('g_pat', 'NP_ENABLE', 'nCR3'), last, now)
                 changed = ''.join(f' {field} was {old}, is {new}' for field, old, new in fields if old != new)
-                self.error(n, f'VMCB_NPT is clean, but{changed} in VMCB {vmcb}')
-            self.npt[cpu, vmcb] = now
+                self.error(v.n, f'VMCB_NPT is clean, but{changed} in VMCB {v.vmcb}')
+            self.npt[v.cpu, v.vmcb] = now
         if not bits & VMCB_NPT:
             self.here.dirty += 1
-            self.here.wasted += now == last and clean != '0'
+            self.here.wasted += now == last and v.clean != '0'
 
-        if npt:
-            if not is_valid(g_pat):
-                self.error(n, f'g_pat is {g_pat}, which is no valid PAT, in VMCB {vmcb}')
+        if has_npt:
+            if not is_valid(v.g_pat):
+                self.error(v.n, f'g_pat is {v.g_pat}, which is no valid PAT, in VMCB {v.vmcb}')
         else:
-            was = self.cr3.get((cpu, vmcb), cr3)
-            if cr3 != was and bits & VMCB_CR:
-                self.error(n, f'VMCB_CR is clean, but CR3 was {was}, is {cr3} in VMCB {vmcb}')
-            self.cr3[cpu, vmcb] = cr3
+            was = self.cr3.get((v.cpu, v.vmcb), v.cr3)
+            if v.cr3 != was and bits & VMCB_CR:
+                self.error(v.n, f'VMCB_CR is clean, but CR3 was {was}, is {v.cr3} in VMCB {v.vmcb}')
+            self.cr3[v.cpu, v.vmcb] = v.cr3
             if not self.without_npt:
-                self.no_pat = g_pat
+                self.no_pat = v.g_pat
             self.without_npt += 1
-            if g_pat != self.no_pat and last[0] != g_pat:
-                self.error(n, f'NPT is off, but g_pat became {g_pat} in VMCB {vmcb}')
+            if v.g_pat != self.no_pat and last[0] != v.g_pat:
+                self.error(v.n, f'NPT is off, but g_pat became {v.g_pat} in VMCB {v.vmcb}')
 
-        self.cpu[cpu] = (vcpu, g_pat, n)
+        self.cpu[v.cpu] = (v.vcpu, v.g_pat, v.n)
 
     def agree(self, n: str, g_pat: str, rip: str, value: str, access: Access) -> None:
         if int(rip, 16) != int(access.rip, 16) + 2:		# RDMSR and WRMSR have two bytes

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
 from lib.pat import TYPES, combined
-from proof.story import COLOURS, Names
+from lib.svg import COLOURS, Names
 
 RESTORED = re.compile(r'T # stack: restored (\S+) flags (\S+) g_pat (\S+)')
 

@@ -41,7 +41,8 @@ def verdict(text: str) -> str:
     if not any(count.values()):
         return 'identical'
     code = count['code']
-    said = f'changed: {code} line{"s" * (code > 1)}' if code else 'context only' if count['context'] else 'same diff'
+    said = f'changed: {code} line{"s" * (code > 1)}' if code else 'context only' if count[
+        'context'] else 'same diff'
     return said + ', message' * (count['message'] > 0)
 
 
@@ -57,19 +58,24 @@ def compare(first: Base, port: Base, report: ktap.Report) -> None:
     objects = {'GIT_ALTERNATE_OBJECT_DIRECTORIES': str(port.src / '.git/objects')}
     say('PORTS', f'{port.name} against {first.name}: {rel(diff)}')
     # Not as in the BASE of the series before, which says what that one differs in
-    claimed = {line[2:]: line[0] for line in re.findall(r'^differs:[ \t]*(.+?)[ \t]*$', port.text, re.M)}
+    claimed = {
+        line[2:]: line[0]
+        for line in re.findall(r'^differs:[ \t]*(.+?)[ \t]*$', port.text, re.M)
+    }
     for subject in dict.fromkeys([*now, *was, *claimed]):
         alone = '' if (subject in now) == (subject in was) else '+' if subject in now else '-'
         said = {'+': 'only in this port', '-': 'not in this port', '': 'in neither series'}[alone]
         if subject in now and not alone:
             # However much was changed, it is compared with its counterpart
             ranges = [f'{commit}^..{commit}' for commit in (was[subject], now[subject])]
-            one = first.git('range-diff', '--no-color', '--creation-factor=999', *ranges, env=objects)
+            one = first.git('range-diff', '--no-color', '--creation-factor=999', *ranges,
+                            env=objects)
             text += f'{one}\n'
             said = verdict(one)
         as_claimed = alone == claimed.get(subject, '')
-        report.item(as_claimed, f'{port.name}: {subject}',
-                    said if as_claimed else f'{said}, and not as "differs:" in {rel(port.dir)}/BASE says')
+        report.item(
+            as_claimed, f'{port.name}: {subject}',
+            said if as_claimed else f'{said}, and not as "differs:" in {rel(port.dir)}/BASE says')
     put(diff, text)
 
 
@@ -79,7 +85,8 @@ def original(port: Base, bases: list[Base]) -> Base | None:
         return None
     if not port.is_opt_in():
         return bases[0]
-    first = next((base for base in bases if base.is_opt_in() and base.before[-1].is_default()), port)
+    first = next((base for base in bases if base.is_opt_in() and base.before[-1].is_default()),
+                 port)
     return first if first.name != port.name else None
 
 
@@ -92,7 +99,10 @@ def main(args: list[str]) -> int:
     for port in others:
         origin = original(port, [first, *others])
         if not port.series() or not origin:
-            say('PORTS', f'{port.name} has {"a series of its own, no port" if port.series() else "no series yet"}')
+            say(
+                'PORTS',
+                f'{port.name} has {"a series of its own, no port" if port.series() else "no series yet"}'
+            )
             continue
         try:
             compare(tree.make(origin), tree.make(port), report)

@@ -21,7 +21,8 @@ from lib.settings import rel
 class Applied:
     """What git am made of patches"""
     commit: str = ''
-    loose: list[str] = field(default_factory=list)	# those that took -C1: "<patch> at <file>:<line>"
+    # those that took -C1: "<patch> at <file>:<line>"
+    loose: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)	# those that the tree has from upstream
 
     def __str__(self) -> str:
@@ -36,7 +37,8 @@ def patches(*bases: Base) -> list[Path]:
 
 def is_upstream(repo: Path, commit: str, patch: Path) -> bool:
     """Does that commit have the change that the patch stands for?  BASE beside it tells"""
-    for name, mark, file in re.findall(r'^upstream:\s*(\S+)\s+(\S+)\s+(\S+)$', read(patch.parent / 'BASE'), re.M):
+    for name, mark, file in re.findall(r'^upstream:\s*(\S+)\s+(\S+)\s+(\S+)$',
+                                       read(patch.parent / 'BASE'), re.M):
         if name == patch.name and git_ok(repo, 'grep', '-qw', mark, commit, '--', file):
             return True
     return False
@@ -44,18 +46,24 @@ def is_upstream(repo: Path, commit: str, patch: Path) -> bool:
 
 def where_it_fails(log: Path) -> str:
     """file:line, or what else git says, of an am that failed"""
-    m = re.search(r'^error: (?:patch failed: )?(.*?:\d+$|.*(?=: does not (?:exist in|match) index))', read(log), re.M)
+    m = re.search(
+        r'^error: (?:patch failed: )?(.*?:\d+$|.*(?=: does not (?:exist in|match) index))',
+        read(log), re.M)
     return m[1] if m else jobs.first_error(log)
 
 
 def need_strict(base: Base, kernel: str, applied: Applied) -> None:
-    """-C1 is for other releases: Fatal if a patch takes it on the one that the series was made on"""
+    """-C1 is for other releases: Fatal if a patch takes it on the one that the series was made
+    on"""
     if applied.loose and kernel == base.key('kernel') and not base.linux:
         patch, _, where = applied.loose[0].partition(' at ')
-        raise Fatal(f'{patch} does not apply: {where} (but with git am -C1, and this is {kernel}, the release that it was made on)')
+        raise Fatal(
+            f'{patch} does not apply: {where} (but with git am -C1, and this is {kernel}, the release that it was made on)'
+        )
 
 
-def apply_in(base: Base, repo: Path, todo: list[Path], onto: str = 'base', work: Path | None = None) -> Applied:
+def apply_in(base: Base, repo: Path, todo: list[Path], onto: str = 'base',
+             work: Path | None = None) -> Applied:
     """Apply patches in an empty worktree: am takes from the index what it needs, and neither files
     nor branches of the repository are touched.
 
@@ -75,7 +83,8 @@ def apply_in(base: Base, repo: Path, todo: list[Path], onto: str = 'base', work:
         git(am, 'read-tree', 'HEAD')
         for patch in todo:
             if not patch.exists():
-                raise Fatal(f'series names {patch.name}, but there is no such file in {rel(patch.parent)}')
+                raise Fatal(
+                    f'series names {patch.name}, but there is no such file in {rel(patch.parent)}')
             if is_upstream(am, 'HEAD', patch):
                 done.left_out.append(patch.name)
                 continue

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
-"""bases [newest] [TREE[@COMMIT]]... - what of each base applies to which release: strictly, with -C1, or not
+"""bases [newest] [TREE[@COMMIT]]... - what of each base applies to which release: strictly, with
+-C1, or not
 
-Looks at each release that Debian's suites have of the package of a base, and at each git tree that is
-named: with the bases of its line (of 6.18 for a 6.18.44), or with all ports.  newest: only the newest
-release of each suite.  Says where a patch fails, and which patch a release has from upstream.  A release
-is fetched once; what patches touch of it stays in build/bases.
+Looks at each release that Debian's suites have of the package of a base, and at each git tree that
+is named: with the bases of its line (of 6.18 for a 6.18.44), or with all ports.  newest: only the
+newest release of each suite.  Says where a patch fails, and which patch a release has from
+upstream.  A release is fetched once; what patches touch of it stays in build/bases.
 
-Results: build/bases/bases.ktap; a release that does not take a series strictly is a "skip" there, as time
-passes by itself.  Exit status: 0, or 3 if nothing could be had.
+Results: build/bases/bases.ktap; a release that does not take a series strictly is a "skip" there,
+as time passes by itself.  Exit status: 0, or 3 if nothing could be had.
 """
 from pathlib import Path
 
@@ -19,9 +20,13 @@ from source import apply, debian, package, release, tree
 from source.debian import NOT_HERE
 
 # Of Debian 12 and 13, and what comes after them
-SUITES = ('bookworm', 'bookworm-security', 'bookworm-backports', 'trixie', 'trixie-security', 'trixie-backports', 'sid')
+SUITES = ('bookworm', 'bookworm-security', 'bookworm-backports', 'trixie', 'trixie-security',
+          'trixie-backports', 'sid')
 # What patches touch, in every kernel
-TOUCHED = ['Makefile', 'Documentation/virt', 'arch/x86/include', 'arch/x86/kvm', 'tools/testing/selftests/kvm', 'virt/kvm']
+TOUCHED = [
+    'Makefile', 'Documentation/virt', 'arch/x86/include', 'arch/x86/kvm',
+    'tools/testing/selftests/kvm', 'virt/kvm'
+]
 
 
 def releases(packages: set[str], newest: bool) -> dict[tuple[str, str], list[str]]:
@@ -33,7 +38,10 @@ def releases(packages: set[str], newest: bool) -> dict[tuple[str, str], list[str
                 apt.update()
                 for name in packages:
                     for version in release.versions_in(apt, name)[:1 if newest else None]:
-                        key = next((k for k in found if k[0] == name and release.upstream_part(k[1]) == release.upstream_part(version)), (name, version))
+                        key = next(
+                            (k for k in found if k[0] == name
+                             and release.upstream_part(k[1]) == release.upstream_part(version)),
+                            (name, version))
                         found.setdefault(key, []).append(suite)
         except Fatal as e:
             say('BASES', f'{suite}: {e}')
@@ -50,7 +58,8 @@ def src_of(package: str, version: str) -> tuple[Path, str] | None:
     """A src that was made of that release, and its commit without any series"""
     for mark in place.build.glob('*/src/.git/nsvm-source'):
         if read(mark).startswith(f'source {package} {version}\n'):
-            root = read(mark.with_name('nsvm-root')).strip() or read(mark.with_name('nsvm-base')).strip()
+            root = read(mark.with_name('nsvm-root')).strip() or read(
+                mark.with_name('nsvm-base')).strip()
             return mark.parents[1], root
     return None
 
@@ -113,7 +122,8 @@ def bases_for(kernel: str, bases: list[Base]) -> list[Base]:
 def report_on(report: ktap.Report, base: Base, repo: Path, commit: str, name: str) -> None:
     """One line: what git am makes of a series there"""
     try:
-        applied = apply.apply_in(base, repo, apply.patches(*base.before, base), commit, place.build / 'bases')
+        applied = apply.apply_in(base, repo, apply.patches(*base.before, base), commit,
+                                 place.build / 'bases')
         report.item('skip' if applied.loose else 'ok', name, str(applied))
     except Fatal as e:
         report.item('skip', name, f'not: {e}')
@@ -138,7 +148,8 @@ def main(args: list[str]) -> int:
     for base in bases:
         if base.key('file'):
             try:
-                report_on(report, base, *tree_of_file(base), f'{base.name} on {base.key("kernel")} (the file {base.key("file")})')
+                report_on(report, base, *tree_of_file(base),
+                          f'{base.name} on {base.key("kernel")} (the file {base.key("file")})')
             except Fatal as e:
                 report.item('skip', f'{base.name} on {base.key("kernel")}', str(e))
     if trees:

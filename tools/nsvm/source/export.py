@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """export [DIR] - the commits of build/<base>/src become patches/<base>
 
-A selftest that the series adds is in the overlay, too.  Which of the two counts is seen
-by comparing each with what patches/ has: if the commits changed it, they win, and the
-overlay is updated; if only the overlay did, its text goes into the last commit that touches
-the file, and src's branch moves to the result; if both did, nothing is written.
+A selftest that the series adds is in the overlay, too: that is a copy, which follows the commits.
 
 In the cover letter the list of patches and the diffstat are made anew.  With DIR, all is
 written there instead.  Byte-stable: exporting what was applied gives the same files.
@@ -23,76 +20,66 @@ from lib.settings import place, rel
 
 TESTS = 'tools/testing/selftests/kvm'
 MARK = '.git/nsvm-applied'
-FORMAT = ('--zero-commit', '--no-signature', '--no-numbered', '--full-index', '--diff-algorithm=myers')
+FORMAT = ('--zero-commit', '--no-signature', '--no-numbered', '--full-index',
+          '--diff-algorithm=myers')
 
 
 def commits_of(base: Base) -> list[str]:
     """The series as it is in src; Fatal if it is none"""
     where, commits = rel(base.src), base.commits()
     if base.left_out():
-        raise Fatal(f'{where} lacks {", ".join(base.left_out())}, as it has the change from upstream: '
-                    'export from a release that needs it')
+        raise Fatal(
+            f'{where} lacks {", ".join(base.left_out())}, as it has the change from upstream: '
+            'export from a release that needs it')
     if not base.is_clean():
         raise Fatal(f'{where} has edits that are in no commit: commit them first')
     if not base.git('symbolic-ref', '-q', 'HEAD', check=False):
-        raise Fatal(f'{where} is on no branch: finish the rebase that is under way, or git checkout series')
+        raise Fatal(
+            f'{where} is on no branch: finish the rebase that is under way, or git checkout series')
     if base.git('merge-base', base.commit(), 'HEAD', check=False) != base.commit():
         raise Fatal(f'{where} is on something that is not a child of tag base')
     if not commits:
         raise Fatal(f'{where} has no commits on top of tag base')
     if base.git('rev-list', '--merges', f'{base.commit()}..HEAD'):
         raise Fatal(f'{where} has merges: a series is a straight line')
-    fixup = re.search('^(fixup|squash|amend)! .*', base.git('log', '--format=%s', f'{base.commit()}..HEAD'), re.M)
+    fixup = re.search('^(fixup|squash|amend)! .*',
+                      base.git('log', '--format=%s', f'{base.commit()}..HEAD'), re.M)
     if fixup:
         raise Fatal(f'"{fixup[0]}" is not squashed yet: git -C {where} rebase -i --autosquash base')
     return commits
 
 
-def compare(base: Base, applied: str) -> tuple[dict[str, str], dict[str, Path]]:
-    """Of the files that the series adds and the overlay has: what the commits have to take from
-    the overlay, path -> blob, and the overlay from them, path -> file"""
-    into_tree: dict[str, str] = {}
-    into_overlay: dict[str, Path] = {}
-    for path in base.git('diff', '--name-only', '--no-renames', '--diff-filter=A', base.commit(), 'HEAD', '--',
-                         f'{TESTS}/x86', f'{TESTS}/x86_64').split():
+def for_overlay(base: Base) -> dict[str, Path]:
+    """Of the files that the series adds and the overlay has: path in src -> file that must follow
+    it.
+
+    Raises:
+        Fatal: the overlay was edited, and the commits do not have it.
+    """
+    behind: dict[str, Path] = {}
+    added = base.git('diff', '--name-only', '--no-renames', '--diff-filter=A', base.commit(),
+                     'HEAD', '--', f'{TESTS}/x86', f'{TESTS}/x86_64').split()
+    for path in added:
         file = place.overlay / Path(path).name
         if not file.exists():
             continue
-        was = base.git('rev-parse', '-q', '--verify', f'{applied}:{path}', check=False)
-        ours = base.git('hash-object', '-w', '--no-filters', str(file))
-        theirs = base.git('rev-parse', f'HEAD:{path}')
-        if ours != theirs == was:
-            into_tree[path] = ours
-        elif theirs != ours == was:
-            into_overlay[path] = file
-        elif ours != theirs:
-            raise Fatal(f'{rel(file)} and the commits in {rel(base.src)} both changed: put both into one, copy it '
-                        'to the other, in the tree as a commit; '
-                        f'git diff --no-index {rel(file)} {rel(base.src / path)}')
-    return into_tree, into_overlay
-
-
-def rewrite(base: Base, commits: list[str], blobs: dict[str, str]) -> list[str]:
-    """The same commits, with these blobs from the last one on that touches their path"""
-    start = {path: commits.index(base.git('rev-list', '-1', 'HEAD', '--', path)) for path in blobs}
-    env = {'GIT_INDEX_FILE': str(base.src / '.git/nsvm-index')}
-    first = min(start.values(), default=len(commits))
-    new = commits[:first]
-    for n, commit in enumerate(commits[first:], first):
-        base.git('read-tree', commit, env=env)
-        for path in blobs:
-            if n >= start[path]:
-                base.git('update-index', '--cacheinfo', f'100644,{blobs[path]},{path}', env=env)
-        text = re.sub('^tree .*', f'tree {base.git("write-tree", env=env)}', base.git('cat-file', 'commit', commit))
-        text = re.sub('^parent .*', f'parent {new[-1] if new else base.commit()}', text, 1, re.M)
-        new.append(base.git('hash-object', '-t', 'commit', '-w', '--stdin', input=text + '\n'))
-    return new
+        was = base.git('rev-parse', '-q', '--verify', f'{applied(base)[1]}:{path}', check=False)
+        ours = base.git('hash-object', '--no-filters', str(file))
+        if ours == base.git('rev-parse', f'HEAD:{path}'):
+            continue
+        if was not in ('', ours):
+            raise Fatal(
+                f'{rel(file)} was edited, and is a copy of what the commits in {rel(base.src)} have: '
+                f'commit it there (git diff --no-index {rel(base.src / path)} {rel(file)})')
+        behind[path] = file
+    return behind
 
 
 def cover(base: Base, letter: str, head: str) -> str:
     """The letter, from the line "<author> (<number>):" to "base-tree:" made anew"""
     span = f'{base.commit()}..{head}'
-    author, count = base.git('log', '-1', '--format=%an', head), base.git('rev-list', '--count', span)
+    author, count = base.git('log', '-1', '--format=%an',
+                             head), base.git('rev-list', '--count', span)
     made = (f'{author} ({count}):\n{base.git("log", "--reverse", "--format=  %s", span)}\n\n'
             f'{base.git("diff", "--stat=72", "--summary", base.commit(), head)}\n\n')
     text = re.split(r'^\S.* \([0-9]+\):$', letter, 1, re.M)[0]
@@ -105,10 +92,12 @@ def write(base: Base, commits: list[str], to: Path) -> None:
     to.mkdir(parents=True)
     base.git('format-patch', '-q', *FORMAT, '-o', str(to), f'{base.commit()}..{commits[-1]}')
     patches = [p for p in sorted(to.iterdir()) if p.stat().st_size]
-    if len(patches) != len(commits):	# of a commit without changes, git makes an empty file or none
+    # of a commit without changes, git makes an empty file or none
+    if len(patches) != len(commits):
         named = [p.name for p in to.iterdir() if p not in patches]
-        raise Fatal(f'{" ".join(named) or "a patch"} would be empty, as its commit changes nothing: '
-                    f'git -C {rel(base.src)} rebase -i base')
+        raise Fatal(
+            f'{" ".join(named) or "a patch"} would be empty, as its commit changes nothing: '
+            f'git -C {rel(base.src)} rebase -i base')
     put(to / 'series', ''.join(f'{p.name}\n' for p in patches))
     letter = read(base.dir / '0000-cover-letter.patch')
     if letter:
@@ -120,20 +109,18 @@ def applied(base: Base) -> list[str]:
     return (read(base.src / MARK).split() or ['', base.commit()])[:2]
 
 
-def make(base: Base, to: Path) -> tuple[list[str], dict[str, str], dict[str, Path]]:
-    """What patches/<base> is to be, in a directory; its commits, and what compare() says"""
+def make(base: Base, to: Path) -> list[str]:
+    """What patches/<base> is to be, in a directory; its commits"""
     base.need_tree()
     commits = commits_of(base)
-    into_tree, into_overlay = compare(base, applied(base)[1])
-    commits = rewrite(base, commits, into_tree)
     write(base, commits, to)
-    return commits, into_tree, into_overlay
+    return commits
 
 
 def main(args: list[str]) -> int:
     base = Base().lock()
     made = base.b / 'export.tmp'
-    commits, into_tree, into_overlay = make(base, made)
+    commits, behind = make(base, made), for_overlay(base)
     if args:
         shutil.copytree(made, args[0], dirs_exist_ok=True)
         shutil.rmtree(made)
@@ -145,11 +132,13 @@ def main(args: list[str]) -> int:
 
     names = {p.name for p in (*made.iterdir(), *base.dir.glob('[0-9][0-9][0-9][0-9]-*.patch'))}
     changed = [name for name in sorted(names) if data(made / name) != data(base.dir / name)]
-    if base.series() and base.series_id() != series_id and any(name[:5] != '0000-' for name in changed):
-        raise Fatal(f'{rel(base.dir)} is not what {rel(base.src)} was made from, and would be overwritten: '
-                    f'git checkout it if that can go; else keep your commits in a branch, '
-                    f'git reset --hard {head[:12]}, make tree, and rebase them')
-    for path, file in into_overlay.items():
+    if base.series() and base.series_id() != series_id and any(
+            name[:5] != '0000-' for name in changed):
+        raise Fatal(
+            f'{rel(base.dir)} is not what {rel(base.src)} was made from, and would be overwritten: '
+            f'git checkout it if that can go; else keep your commits in a branch, '
+            f'git reset --hard {head[:12]}, make tree, and rebase them')
+    for path, file in behind.items():
         shutil.copyfile(base.src / path, file)
         say('PATCHES', f'{rel(file)} is now what the commits say')
     for name in changed:
@@ -158,9 +147,6 @@ def main(args: list[str]) -> int:
         else:
             (base.dir / name).unlink()
     shutil.rmtree(made)
-    if into_tree:
-        base.git('reset', '-q', '--hard', commits[-1])
-        say('PATCHES', f"the tests in {rel(base.src)} are now the overlay's")
     put(base.src / MARK, f'{base.series_id()} {commits[-1]}\n')
     say('PATCHES', f'{len(commits)} patches in {rel(base.dir)}, {len(changed)} files changed')
     return 0

@@ -14,11 +14,14 @@ from source import debian
 # Patterns for tar, "*" across directories, and for git's sparse checkout.  Each is in
 # every kernel; top-level Makefiles make it a kernel tree for get_maintainer.pl.  The
 # selftests of 7.3 have links to headers of drivers.
-PART = ['COPYING', 'CREDITS', 'Kbuild', 'Kconfig', 'LICENSES', 'MAINTAINERS', 'Makefile', 'README',
-        'Documentation/virt', 'arch/x86', 'drivers/Makefile', 'drivers/dma/*.h', 'drivers/net/ethernet/intel/*.h',
-        'fs/Makefile', 'include', 'init/Makefile', 'ipc/Makefile', 'kernel/Makefile', 'lib/Makefile', 'scripts',
-        'tools/arch/x86', 'tools/build', 'tools/include', 'tools/lib', 'tools/scripts', 'tools/testing/selftests/*.*',
-        'tools/testing/selftests/Makefile', 'tools/testing/selftests/[ckrv]*', 'usr', 'virt']
+PART = [
+    'COPYING', 'CREDITS', 'Kbuild', 'Kconfig', 'LICENSES', 'MAINTAINERS', 'Makefile', 'README',
+    'Documentation/virt', 'arch/x86', 'drivers/Makefile', 'drivers/dma/*.h',
+    'drivers/net/ethernet/intel/*.h', 'fs/Makefile', 'include', 'init/Makefile', 'ipc/Makefile',
+    'kernel/Makefile', 'lib/Makefile', 'scripts', 'tools/arch/x86', 'tools/build', 'tools/include',
+    'tools/lib', 'tools/scripts', 'tools/testing/selftests/*.*', 'tools/testing/selftests/Makefile',
+    'tools/testing/selftests/[ckrv]*', 'usr', 'virt'
+]
 QEMU = ['[!r]*', 'r[!o]*']	# without roms/, two thirds of it
 
 
@@ -33,14 +36,18 @@ def release(src: Path) -> str:
 
 
 def kernel_version(makefile: str) -> str:
-    numbers = [re.search(rf'^{part} *= *(\S+)', makefile, re.M) for part in ('VERSION', 'PATCHLEVEL', 'SUBLEVEL')]
+    numbers = [
+        re.search(rf'^{part} *= *(\S+)', makefile, re.M)
+        for part in ('VERSION', 'PATCHLEVEL', 'SUBLEVEL')
+    ]
     if not all(numbers):
         raise Fatal('no kernel: its Makefile has no VERSION, PATCHLEVEL and SUBLEVEL')
     return '.'.join(number[1] for number in numbers)
 
 
 def tar_of(archive: Path) -> tuple[str, str]:
-    """A command that prints the tar, compressed, of a linux-source package or a tarball; its top directory"""
+    """A command that prints the tar, compressed, of a linux-source package or a tarball; its top
+    directory"""
     if archive.suffix == '.deb':
         top = archive.name.split('_')[0]
         return f"dpkg-deb --fsys-tarfile '{archive}' | tar -xOf - './usr/src/{top}.tar.xz'", top
@@ -53,7 +60,8 @@ def unpack(archive: Path, to: Path, part: list[str]) -> None:
     to.mkdir(parents=True)
     patterns = ' '.join(f"'{top}/{p}'" for p in part)
     script = f"{command} | tar -x -I 'xz -d -T0' -C '{to}' --strip-components=1 --anchored --wildcards {patterns}"
-    jobs.step('TREE', place.build / 'unpack.log', f'{archive.name} unpacked{", what a series needs" if part else ""}',
+    jobs.step('TREE', place.build / 'unpack.log',
+              f'{archive.name} unpacked{", what a series needs" if part else ""}',
               ['bash', '-o', 'pipefail', '-c', script], f'cannot unpack {archive.name}')
     if not (to / 'Makefile').exists():
         raise Fatal(f'{archive.name} holds no source')
@@ -64,7 +72,8 @@ def commit_all(where: Path, message: str) -> None:
     when = '@1577836800 +0000'
     git(where, 'init', '-q', '-b', 'series')
     git(where, '-c', 'core.bigFileThreshold=1', '-c', 'core.compression=1', 'add', '-A', '-f')
-    git(where, 'commit', '-q', '-m', message, env={'GIT_AUTHOR_DATE': when, 'GIT_COMMITTER_DATE': when})
+    git(where, 'commit', '-q', '-m', message,
+        env={'GIT_AUTHOR_DATE': when, 'GIT_COMMITTER_DATE': when})
     git(where, 'tag', 'base')
 
 
@@ -73,7 +82,8 @@ def clone_sibling(source: str, part: list[str], to: Path) -> bool:
     for mark in place.build.glob('*/src/.git/nsvm-source'):
         if read(mark) == source and read(mark.with_name('nsvm-part')) == digest(*part):
             begin, sibling = time.monotonic(), mark.parents[1]
-            root = read(mark.with_name('nsvm-root')).strip() or read(mark.with_name('nsvm-base')).strip()
+            root = read(mark.with_name('nsvm-root')).strip() or read(
+                mark.with_name('nsvm-base')).strip()
             git(sibling, 'clone', '-q', '--no-checkout', str(sibling), str(to))
             git(to, 'remote', 'remove', 'origin')
             git(to, 'checkout', '-q', '-B', 'series', root)

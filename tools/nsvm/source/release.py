@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Which release of a base is used: decided here, once, from what can be had and what takes the patches
+"""Which release of a base is used: decided here, once, from what can be had and what takes the
+patches
 
 A base is a line of kernels.  In this order, each the newest one:
 
@@ -67,18 +68,25 @@ def upstream_part(version: str) -> str:
 
 
 def is_broken(base: Base, candidate: Candidate) -> bool:
-    """Not even the release that the series was made on takes it: it is the series, and no release will do"""
+    """Not even the release that the series was made on takes it: it is the series, and no release
+    will do"""
     return not candidate.applied and candidate.kernel == base.key('kernel')
 
 
 def versions_in(apt: debian.Archive, name: str) -> list[str]:
     """Of a package, newest first"""
-    return newest_first({r['Version'] for r in apt.show(name) if r.get('Package') == name and 'Version' in r})
+    return newest_first({
+        r['Version']
+        for r in apt.show(name) if r.get('Package') == name and 'Version' in r
+    })
 
 
 def kept(name: str) -> list[str]:
     """Versions of a package that were fetched once, newest first"""
-    return newest_first({f.name.split('_')[1].replace('%3a', ':') for f in place.downloads.glob(f'{name}_*.deb')})
+    return newest_first({
+        f.name.split('_')[1].replace('%3a', ':')
+        for f in place.downloads.glob(f'{name}_*.deb')
+    })
 
 
 def offers(base: Base, reasons: list[str]) -> Iterator[Offer]:
@@ -108,7 +116,8 @@ def fetch(base: Base, offer: Offer) -> Path:
         return offer.archive.fetch(name, offer.version)
     archive = debian.at_hand(name, offer.version, base.key('sha256'))
     if not archive:
-        raise Fatal(f'nobody knows the SHA256 of {name} {offer.version} in {rel(place.downloads)}', NOT_HERE)
+        raise Fatal(f'nobody knows the SHA256 of {name} {offer.version} in {rel(place.downloads)}',
+                    NOT_HERE)
     return archive
 
 
@@ -144,7 +153,8 @@ def search(base: Base, reasons: list[str], is_fresh: bool = False) -> list[Candi
     tried: list[Candidate] = []
     with closing(offers(base, reasons)) as all_offers:
         for offer in all_offers:
-            if upstream_part(offer.version) in [upstream_part(candidate.offer.version) for candidate in tried]:
+            if upstream_part(offer.version
+                             ) in [upstream_part(candidate.offer.version) for candidate in tried]:
                 continue
             is_first = offer.archive is not None and offer.archive.suite == suites(base)[0]
             if not is_first and any(candidate.applied for candidate in tried):
@@ -178,7 +188,9 @@ def take_package(base: Base) -> None:
     try:
         tried = search(base, reasons)
         if tried and is_broken(base, tried[-1]):
-            raise Fatal(f'{tried[-1].refusal} (on {tried[-1].kernel}, the release {rel(base.dir)} was made on)')
+            raise Fatal(
+                f'{tried[-1].refusal} (on {tried[-1].kernel}, the release {rel(base.dir)} was made on)'
+            )
         usable = sorted((c for c in tried if c.applied), key=lambda c: not c.is_strict())
         if not usable:
             why = f'{name} {tried[0].offer}: {tried[0].refusal}' if tried else reasons[0]
@@ -197,7 +209,8 @@ def take_package(base: Base) -> None:
 
 
 def file_of(base: Base) -> Path:
-    """A file of a source package, of which there is one release, in build/dl.  Fatal 3 if it is gone"""
+    """A file of a source package, of which there is one release, in build/dl.  Fatal 3 if it is
+    gone"""
     file, suite = base.key('file'), base.key('suite')
     archive = debian.at_hand(file, '', base.key('sha256'))
     if archive:
@@ -228,8 +241,10 @@ def choose(base: Base) -> None:
 
 
 def of_src(base: Base) -> tuple[str, str, str]:
-    """Version and suite of the package that src is from, and the archive's name.  Fatal 3 if it is from none"""
-    m = re.match(r'source \S+ (\S+)\n(?:suite (\S+)\n)?sha256 \S* (\S+)', read(base.src / '.git/nsvm-source'))
+    """Version and suite of the package that src is from, and the archive's name.  Fatal 3 if it is
+    from none"""
+    m = re.match(r'source \S+ (\S+)\n(?:suite (\S+)\n)?sha256 \S* (\S+)',
+                 read(base.src / '.git/nsvm-source'))
     if not m:
         raise Fatal(f"{rel(base.src)} is from no package of Debian's", NOT_HERE)
     return m[1], m[2] or suites(base)[0], m[3]

@@ -61,7 +61,9 @@ def from_linux(base: Base) -> None:
             put(base.src / '.git/nsvm-part', part)
         return
     if base.commit() and not is_ours(base):
-        raise Fatal(f'{rel(base.src)} has commits or edits of its own, on another base: make patches, then make distclean')
+        raise Fatal(
+            f'{rel(base.src)} has commits or edits of its own, on another base: make patches, then make distclean'
+        )
     if not (base.src / '.git').exists():
         base.src.mkdir(parents=True)
         base.git('init', '-q', '-b', 'series')
@@ -85,7 +87,8 @@ def make_base(base: Base) -> Base:
     base.lock()
     if base.linux:
         from_linux(base)
-    elif not base.commit() or (read(base.src / '.git/nsvm-part') not in ('', digest(*package.part_of(base))) and is_ours(base)
+    elif not base.commit() or (read(base.src / '.git/nsvm-part')
+                               not in ('', digest(*package.part_of(base))) and is_ours(base)
                                and len(base.git('branch', '--list').splitlines()) == 1):
         release.choose(base)
         put(base.src / '.git/nsvm-part', digest(*package.part_of(base)))
@@ -98,12 +101,14 @@ def make_whole(base: Base) -> Path:
     the one who asks, see set_whole()"""
     whole = base.b / 'whole'
     if base.linux:
-        if git(whole, 'rev-parse', '-q', '--verify', 'HEAD^{commit}', check=False) != base.root() or not (whole / '.git').is_file():
+        if git(whole, 'rev-parse', '-q', '--verify', 'HEAD^{commit}',
+               check=False) != base.root() or not (whole / '.git').is_file():
             base.git('worktree', 'prune')
             shutil.rmtree(whole, ignore_errors=True)
-            jobs.step('TREE', base.logs / 'whole.log', 'complete source checked out',
-                      ['git', '-C', base.src, 'worktree', 'add', '-q', '--detach', '-f', whole, base.root()],
-                      'cannot check out the complete source', env=GIT_ENV)
+            jobs.step('TREE', base.logs / 'whole.log', 'complete source checked out', [
+                'git', '-C', base.src, 'worktree', 'add', '-q', '--detach', '-f', whole,
+                base.root()
+            ], 'cannot check out the complete source', env=GIT_ENV)
             git(whole, 'sparse-checkout', 'disable')
     elif read(whole / '.git/nsvm-source') != read(base.src / '.git/nsvm-source'):
         shutil.rmtree(whole, ignore_errors=True)
@@ -132,7 +137,8 @@ def set_whole(base: Base, tree: str) -> Path:
 
 def is_ours(base: Base) -> bool:
     """Is src exactly the base, or the base with what was applied here?"""
-    return base.is_clean() and base.head() in (base.commit(), *read(base.src / '.git/nsvm-applied').split()[1:])
+    return base.is_clean() and base.head() in (base.commit(),
+                                               *read(base.src / '.git/nsvm-applied').split()[1:])
 
 
 def precede(base: Base) -> None:
@@ -181,7 +187,10 @@ def make_series(base: Base) -> Base:
             say('TREE', f'{name} is left out: the tree has it from upstream')
         for where in applied.loose:
             say('TREE', f'{where} does not apply strictly: git am -C1')
-        say('TREE', f'{count - len(applied.left_out)} patches of {rel(base.dir)} applied by git am ({elapsed(begin)})')
+        say(
+            'TREE',
+            f'{count - len(applied.left_out)} patches of {rel(base.dir)} applied by git am ({elapsed(begin)})'
+        )
     return base
 
 
@@ -193,7 +202,9 @@ def apply_series(base: Base) -> Applied:
         if base.linux:
             raise
         kernel = package.release(base.src)
-        raise Fatal(f'{e} (this is {kernel}; without {rel(base.src)}, a release that takes it is looked for)') from None
+        raise Fatal(
+            f'{e} (this is {kernel}; without {rel(base.src)}, a release that takes it is looked for)'
+        ) from None
 
 
 def make(base: Base) -> Base:

@@ -1,6 +1,7 @@
 #!/usr/bin/python3 -B
 # SPDX-License-Identifier: GPL-2.0
-"""checks.t [all|CHECK...] [SETTING=VALUE]... - each kind of defect that make check looks for is found
+"""checks.t [all|CHECK...] [SETTING=VALUE]... - each kind of defect that make check looks for is
+found
 
 By the check meant for it, and by no other.  Without a name only those that cost seconds.  A defect
 is an edit of a file, or one more patch behind the series, in a copy of the lab and of patches/; it
@@ -45,7 +46,8 @@ def links(real: Path, to: Path, but: str) -> None:
 def check(*names: str) -> tuple[int, list[ktap.Item]]:
     shutil.rmtree(b / 'logs', ignore_errors=True)
     given = [a for a in settings.arguments() if not a.startswith(('BUILD=', 'PATCHES='))]
-    rc = subprocess.run([top / 'tools/nsvm/nsvm', 'check', *names, *given], capture_output=True).returncode
+    rc = subprocess.run([top / 'tools/nsvm/nsvm', 'check', *names, *given],
+                        capture_output=True).returncode
     return rc, ktap.read(b / 'results/check.ktap')
 
 
@@ -76,17 +78,20 @@ def edit(name: str, file: int | str, pattern: str, new: str, what: str, says: st
         return
     fresh()
     series = [patches / p for p in base.series()]
-    have = [p for p in series if re.search(pattern, read(p), re.M)] if isinstance(file, int) else [top / file]
+    have = [p for p in series if re.search(pattern, read(p), re.M)] if isinstance(
+        file, int) else [top / file]
     p = have[min(file, len(have) - 1)] if isinstance(file, int) else have[0]
     was = read(p)
     put(p, re.sub(pattern, new, was, flags=re.M))
     if name in EACH:
-        says = ''.join('x' if f == p else str(i % 10) for i, f in enumerate(series, 1)) + '.*' + says
+        says = ''.join(
+            'x' if f == p else str(i % 10) for i, f in enumerate(series, 1)) + '.*' + says
     found(name, what, says)
     put(p, was)
 
 
-def code(name: str, file: str, pattern: str, new: str, what: str, says: str, subject: str = 'KVM: x86: nSVM') -> None:
+def code(name: str, file: str, pattern: str, new: str, what: str, says: str,
+         subject: str = 'KVM: x86: nSVM') -> None:
     """One more patch, which edits the file like that, or makes it if there is none"""
     if not wanted(name):
         return
@@ -138,57 +143,76 @@ def without(name: str, condition: str, what: str) -> None:
     svm_code(name, svm, f'{condition}\n#error planted\n#endif', what, 'planted')
 
 
-edit('am', 1, r'^(@@ .*\n) (.+)', r'\1 x\2', 'a patch that does not apply', r'0002-.*does not apply: \S+:\d+')
-edit('checkpatch', 2, '^---$', 'Signed-off-by: Some One <some@example.org>\n---', 'a patch that is signed off',
-     'Signed-off-by')
+edit('am', 1, r'^(@@ .*\n) (.+)', r'\1 x\2', 'a patch that does not apply',
+     r'0002-.*does not apply: \S+:\d+')
+edit('checkpatch', 2, '^---$', 'Signed-off-by: Some One <some@example.org>\n---',
+     'a patch that is signed off', 'Signed-off-by')
 svm_code('checkpatch', nested, 'int  nsvm_planted( void ) ;', 'bad spacing', '')
-edit('subject', 1, '^Subject: .*', 'Subject: [PATCH] kvm: cache g_pat', 'a wrong subject', 'does not begin')
+edit('subject', 1, '^Subject: .*', 'Subject: [PATCH] kvm: cache g_pat', 'a wrong subject',
+     'does not begin')
 edit('subject', 4, '^Subject: .*(\n .*)*', r'\g<0>.', 'a subject with a full stop', 'full stop')
 edit('changelog', 3, '^$', f'\n{"word " * 20}\n', 'a changelog line that is too long', 'columns')
-edit('conflicts', 3, '^---$', '\n# Conflicts:\n#\tarch/x86/kvm/svm/svm.c\n---', 'a note of a merge', 'Conflicts:')
-edit('fixes', 1, '^(Fixes: [0-9a-f]{8})[0-9a-f]{4} ', r'\1 ', 'a commit id that is too short', 'not Fixes: <12')
-edit('fixes', 2, r'^(Fixes: [0-9a-f]*) \((.*)\)$', r'\1 \2', 'a subject without parentheses', 'not Fixes:')
+edit('conflicts', 3, '^---$', '\n# Conflicts:\n#\tarch/x86/kvm/svm/svm.c\n---', 'a note of a merge',
+     'Conflicts:')
+edit('fixes', 1, '^(Fixes: [0-9a-f]{8})[0-9a-f]{4} ', r'\1 ', 'a commit id that is too short',
+     'not Fixes: <12')
+edit('fixes', 2, r'^(Fixes: [0-9a-f]*) \((.*)\)$', r'\1 \2', 'a subject without parentheses',
+     'not Fixes:')
 code('recipients', 'README', r'\A', 'Planted\n', 'a patch that is not for KVM', 'not for kvm@vger')
 edit('recipients', n - 1, r'svm_nested_pat|nested[.]gpat|KVM_STATE_SVM_VALID_GPAT', 'svm_planted',
      'a test that our list does not know', 'MAINTAINERS does not know')
 new = 'arch/x86/kvm/svm/planted.h'
-code('spdx', new, '', '/* SPDX-License-Identifier: GPL-99 */', 'a licence that does not exist', 'Invalid License ID')
+code('spdx', new, '', '/* SPDX-License-Identifier: GPL-99 */', 'a licence that does not exist',
+     'Invalid License ID')
 code('spdx', new, '', '/* nothing */', 'a file without SPDX line', 'planted.h has no SPDX')
-svm_code('w1', nested, 'static const int nsvm_planted = 1;', 'a variable nobody uses', 'nested.c:.*nsvm_planted')
+svm_code('w1', nested, 'static const int nsvm_planted = 1;', 'a variable nobody uses',
+         'nested.c:.*nsvm_planted')
 svm_code('clang', nested, 'int nsvm_planted(int x);\nint nsvm_planted(int x) { x = x; return x; }',
          'an assignment to itself', 'nested.c:.*error: ')
-svm_code('sparse', nested, 'int nsvm_planted(int __user *p);\nint nsvm_planted(int __user *p) { return *(int *)p; }',
+svm_code('sparse', nested,
+         'int nsvm_planted(int __user *p);\nint nsvm_planted(int __user *p) { return *(int *)p; }',
          'an address space that is lost', 'address space')
-svm_code('cocci', nested, 'void nsvm_planted(void *p);\nvoid nsvm_planted(void *p)\n{\n\tif (p)\n\t\tkfree(p);\n}',
+svm_code('cocci', nested,
+         'void nsvm_planted(void *p);\nvoid nsvm_planted(void *p)\n{\n\tif (p)\n\t\tkfree(p);\n}',
          'a NULL check that kfree() does', 'NULL check before')
 without('cfg-builtin', '#ifndef MODULE', 'code that is no module')
 without('cfg-amd-only', '#ifndef CONFIG_KVM_XEN', 'KVM_XEN=n')
-svm_code('cfg-no-kvm-hyperv', svm, 'int nsvm_planted(struct kvm_vcpu *vcpu);\n'
-         'int nsvm_planted(struct kvm_vcpu *vcpu) { return !!vcpu->arch.hyperv; }', 'KVM_HYPERV=n', 'hyperv')
+svm_code(
+    'cfg-no-kvm-hyperv', svm, 'int nsvm_planted(struct kvm_vcpu *vcpu);\n'
+    'int nsvm_planted(struct kvm_vcpu *vcpu) { return !!vcpu->arch.hyperv; }', 'KVM_HYPERV=n',
+    'hyperv')
 without('cfg-no-hyperv', '#if !IS_ENABLED(CONFIG_HYPERV)', 'HYPERV=n')
 without('cfg-no-smm', '#ifndef CONFIG_KVM_SMM', 'KVM_SMM=n')
-svm_code('cfg-32bit', svm, 'static_assert(sizeof(long) == 8);', 'a long of 64 bits', 'static assertion')
+svm_code('cfg-32bit', svm, 'static_assert(sizeof(long) == 8);', 'a long of 64 bits',
+         'static assertion')
 without('cfg-allmod', '#ifdef CONFIG_KASAN', 'KASAN')
-code('uapi-headers', uapi, '^struct kvm_svm_nested_state_hdr', r'struct kvm_planted { __u32 class; };\n\g<0>',
-     'a field that C++ cannot name', r'as c\+\+')
-code('uapi-layout', uapi, '__u64 vmcb_pa;', r'__u64 first;\n\t\g<0>', 'a field that moved', 'vmcb_pa.* is gone')
+code('uapi-headers', uapi, '^struct kvm_svm_nested_state_hdr',
+     r'struct kvm_planted { __u32 class; };\n\g<0>', 'a field that C++ cannot name', r'as c\+\+')
+code('uapi-layout', uapi, '__u64 vmcb_pa;', r'__u64 first;\n\t\g<0>', 'a field that moved',
+     'vmcb_pa.* is gone')
 code('uapi-layout', uapi, r'(__u64 vmcb_pa;(?:\n.*)*?\n)(\};)', r'\1\t__u64 planted;\n\2',
      'a field that is not intended', 'not intended: .*planted')
-code('uapi-layout', uapi, r'^(#define KVM_STATE_SVM_VALID_GPAT.*0x0*)1', r'\g<1>2', 'a flag of another value',
-     'not intended: macro|macro .* is not so')
-code('uapi-layout', uapi, '^#define KVM_STATE_NESTED_GUEST_MODE.*\n', '', 'a macro that is gone', 'macro .* is gone')
-edit('uapi-layout', f'patches/{base.name}/uapi', r'\Z', '+ macro PLANTED 1\n', 'a macro that is not there',
-     'PLANTED 1, which is not so')
-code('selftest-gcc', test, function, r'static int nsvm_planted;\n\g<0>', 'an unused variable', 'planted', selftest)
+code('uapi-layout', uapi, r'^(#define KVM_STATE_SVM_VALID_GPAT.*0x0*)1', r'\g<1>2',
+     'a flag of another value', 'not intended: macro|macro .* is not so')
+code('uapi-layout', uapi, '^#define KVM_STATE_NESTED_GUEST_MODE.*\n', '', 'a macro that is gone',
+     'macro .* is gone')
+edit('uapi-layout', f'patches/{base.name}/uapi', r'\Z', '+ macro PLANTED 1\n',
+     'a macro that is not there', 'PLANTED 1, which is not so')
+code('selftest-gcc', test, function, r'static int nsvm_planted;\n\g<0>', 'an unused variable',
+     'planted', selftest)
 code('selftest-clang', test, function, r'static inline int nsvm_planted(void) { return 1; }\n\g<0>',
      'a function nobody uses', 'nsvm_planted', selftest)
 code('kselftest', makefile, '^.*svm_nested_pat_test.*\n', '', 'a test that Makefile does not name',
      'not in kselftest-list', selftest)
-code('skips', test, r'^.*TEST_REQUIRE\(.*SVM.*\n', '', 'a test that asks for no SVM', 'exit status', selftest)
-code('htmldocs', api, r'\A', 'See :ref:`nsvm-planted-nowhere` and *this.\n', 'a broken page', 'api.rst: WARNING')
+code('skips', test, r'^.*TEST_REQUIRE\(.*SVM.*\n', '', 'a test that asks for no SVM', 'exit status',
+     selftest)
+code('htmldocs', api, r'\A', 'See :ref:`nsvm-planted-nowhere` and *this.\n', 'a broken page',
+     'api.rst: WARNING')
 for page in ('Documentation/virt/kvm/x86/nested-svm-pat.rst', 'tools/nsvm/Documentation/lab.rst'):
-    edit('own-rst', page, r'\Z', '\nA title\n=======\n\n:ref:`nowhere`\n', 'a broken page', Path(page).name)
-    edit('own-rst', page, r'\Z', '\nA title\n==\n', 'a title that is none', f'too short.*{Path(page).name}')
+    edit('own-rst', page, r'\Z', '\nA title\n=======\n\n:ref:`nowhere`\n', 'a broken page',
+         Path(page).name)
+    edit('own-rst', page, r'\Z', '\nA title\n==\n', 'a title that is none',
+         f'too short.*{Path(page).name}')
 
 # ---- what is kept ----
 
@@ -197,14 +221,18 @@ if wanted('kept'):
     names = 'checkpatch', 'subject', 'uapi-layout'
     check(*names)
     shared = 'tools/nsvm/review/check'
-    for file, new, again in (
-            ('README', '', set()), (f'{shared}s/lib.sh', '# x\n', set(names)), (f'{shared}.py', '# x\n', set(names)),
-            (f'{shared}s/subject.py', '# x\n', {'subject'}),
-            ('tools/nsvm/lib/base.py', '# x\n', {'subject', 'uapi-layout'}),
-            (f'patches/{base.name}/uapi', '# x\n', {'uapi-layout'})):
+    for file, new, again in (('README', '', set()), (f'{shared}s/lib.sh', '# x\n', set(names)),
+                             (f'{shared}.py', '# x\n', set(names)), (f'{shared}s/subject.py',
+                                                                     '# x\n', {'subject'}),
+                             ('tools/nsvm/lib/base.py', '# x\n', {'subject', 'uapi-layout'}),
+                             (f'patches/{base.name}/uapi', '# x\n', {'uapi-layout'})):
         if new:
             put(top / file, read(top / file) + new)
         check(*names)
-        done = {re.sub('^check-(.*?)(-[0-9]+)?$', r'\1', f.stem) for f in (b / 'logs').glob('check-*.log')}
-        tap(done == again, f'kept results: {file if new else "nothing"} has changed', f'done again: {sorted(done)}')
+        done = {
+            re.sub('^check-(.*?)(-[0-9]+)?$', r'\1', f.stem)
+            for f in (b / 'logs').glob('check-*.log')
+        }
+        tap(done == again, f'kept results: {file if new else "nothing"} has changed',
+            f'done again: {sorted(done)}')
 print(f'1..{count}')

@@ -31,10 +31,11 @@ def packages(version: str, cc: str = 'gcc-9', headers: str = '') -> None:
     release = f'{version}-cloud-amd64'
     d = f'usr/src/linux-headers-{headers or release}'
     makefile = b'modules:\n\tcp /bin/true $(M)/kvm-amd.ko\n'
-    deb(f'linux-headers-{release}', version, {f'{d}/Makefile': makefile, f'{d}/.kernelvariables': cc.encode(),
-                                              f'{d}/Module.symvers': b''}, 'amd64')
-    deb(f'linux-image-{release}-unsigned', version, {f'boot/vmlinuz-{release}': b'x',
-                                                     f'lib/modules/{release}/kvm/kvm-amd.ko': b'x'}, 'amd64')
+    deb(f'linux-headers-{release}', version, {
+        f'{d}/Makefile': makefile, f'{d}/.kernelvariables': cc.encode(), f'{d}/Module.symvers': b''
+    }, 'amd64')
+    deb(f'linux-image-{release}-unsigned', version,
+        {f'boot/vmlinuz-{release}': b'x', f'lib/modules/{release}/kvm/kvm-amd.ko': b'x'}, 'amd64')
 
 
 def clean(fetched: bool = True) -> None:
@@ -48,7 +49,8 @@ def clean(fetched: bool = True) -> None:
 def whole(name: str, why: str, apt: str = 'good') -> None:
     """It takes a whole kernel, says why; the toy is too small for one"""
     clean()
-    case(1, name, f' a whole kernel, as {re.escape(why)}.* cannot configure kernel: ', 'kernels', apt=apt)
+    case(1, name, f' a whole kernel, as {re.escape(why)}.* cannot configure kernel: ', 'kernels',
+         apt=apt)
 
 
 toyapt.make()
@@ -59,11 +61,14 @@ whole('apt has another version', 'apt knows no linux-headers-*-cloud-amd64 of ve
 packages('9.9.9')
 whole('no network', 'cannot fetch linux-image-9.9.9-cloud-amd64', 'missing')
 packages('9.9.9', 'gcc-0')
-whole('the compiler is missing', 'the headers of 9.9.9-cloud-amd64 want gcc-0, which is not installed')
+whole('the compiler is missing',
+      'the headers of 9.9.9-cloud-amd64 want gcc-0, which is not installed')
 clean()
-case(1, "another compiler than the headers': a whole kernel", 'compiler gcc-0 does not run', 'kernels', 'CC=gcc-0')
+case(1, "another compiler than the headers': a whole kernel", 'compiler gcc-0 does not run',
+     'kernels', 'CC=gcc-0')
 packages('9.9.9', headers='9.9.8-cloud-amd64')
-case(1, 'headers and image are of different ABIs', 'headers and image are of different ABIs', 'kernels')
+case(1, 'headers and image are of different ABIs', 'headers and image are of different ABIs',
+     'kernels')
 is_([*(top / 'build/distro').glob('[0-9]*')], [], 'nothing is kept of them')
 clean()
 packages('9.9.9')
@@ -77,9 +82,12 @@ case(0, 'packages have left the archive, but are in build/dl', unpacked, 'kernel
 (archive / DEB).unlink()
 source('9.9.10', 'twenty')
 was = git(tree, 'rev-parse', 'HEAD', 'base'), (tree / '.git/nsvm-base').read_text()
-whole('packages and source have left the archive', 'apt knows no linux-headers-*-cloud-amd64 of version 9.9.9-1')
-is_((git(tree, 'rev-parse', 'HEAD', 'base'), (tree / '.git/nsvm-base').read_text()), was, 'a kernel never moves src')
-is_('SUBLEVEL = 9\n' in (b / 'whole/Makefile').read_text(), True, 'and the whole kernel is of the same version')
+whole('packages and source have left the archive',
+      'apt knows no linux-headers-*-cloud-amd64 of version 9.9.9-1')
+is_((git(tree, 'rev-parse', 'HEAD', 'base'), (tree / '.git/nsvm-base').read_text()), was,
+    'a kernel never moves src')
+is_('SUBLEVEL = 9\n' in (b / 'whole/Makefile').read_text(), True,
+    'and the whole kernel is of the same version')
 shutil.rmtree(b / 'whole')
 clean()
 (downloads / DEB).rename(top / 'kept')
@@ -91,27 +99,37 @@ git(tree, 'checkout', '-q', '-f')
 shutil.rmtree(b)
 (archive / newer).unlink()
 source('9.9.10')
-case(0, 'a new tree is of the newest release, its kernel as well', r'Linux 9\.9\.10 .*the series was made on 9\.9\.9\n'
-     r'.* 2 patches .* applied.*9\.9\.10-cloud-amd64 of Debian unpacked.*kvm-amd\.ko of kernel built', 'kernels')
+case(
+    0, 'a new tree is of the newest release, its kernel as well',
+    r'Linux 9\.9\.10 .*the series was made on 9\.9\.9\n'
+    r'.* 2 patches .* applied.*9\.9\.10-cloud-amd64 of Debian unpacked.*kvm-amd\.ko of kernel built',
+    'kernels')
 shutil.rmtree(b)
 for f in (*downloads.glob('linux-source*'), archive / newer):
     f.unlink()
 source('9.9.10', 'twenty')
-case(0, 'none that the series applies to: make test of another base skips it', 'SKIP +source, kernels and tests: '
-     r'linux-source-9.9 9\.9\.10-1: 0002-patch-2.patch does not apply: .*for toy; LINUX=', 'test', 'short', 'VIEW=n')
+case(
+    0, 'none that the series applies to: make test of another base skips it',
+    'SKIP +source, kernels and tests: '
+    r'linux-source-9.9 9\.9\.10-1: 0002-patch-2.patch does not apply: .*for toy; LINUX=', 'test',
+    'short', 'VIEW=n')
 
 # ---- the compiler ----
 
 settings.from_arguments(sys.argv[1:])
 real = Base()
 # Nobody's settings of make and compiler count
-os.environ.update(PATH=toyapt.PATH, CC='false', KCFLAGS='-Dint=x', MAKEFLAGS='n', LLVM='1', ARCH='arm64', O='/none')
+os.environ.update(PATH=toyapt.PATH, CC='false', KCFLAGS='-Dint=x', MAKEFLAGS='n', LLVM='1',
+                  ARCH='arm64', O='/none')
 if not real.commit() or not kernels.is_packaged(real):
-    print(f"ok {toy.count + 1} compile error # SKIP no kernel of the distribution (make kernel)\n1..{toy.count + 1}")
+    print(
+        f"ok {toy.count + 1} compile error # SKIP no kernel of the distribution (make kernel)\n1..{toy.count + 1}"
+    )
     sys.exit(0)
 tmp = Path(tempfile.mkdtemp(prefix='compile-', suffix='.tmp', dir=real.b))
 atexit.register(shutil.rmtree, tmp)
-real.logs, good, env = tmp / 'logs', real.git('rev-parse', 'HEAD^{tree}'), {'GIT_INDEX_FILE': f'{tmp}/index'}
+real.logs, good, env = tmp / 'logs', real.git('rev-parse',
+                                              'HEAD^{tree}'), {'GIT_INDEX_FILE': f'{tmp}/index'}
 text = real.git('show', f'{good}:{nested}') + '\n'
 old = kernels.Kernel(tmp / 'kernel', 'old')
 
@@ -126,9 +144,9 @@ def compile_with(line: str) -> str:
 
 
 line = len(text.splitlines()) + 1
-for name, code, says in (
-        ('a compile error', '#error nsvm\n', '#error nsvm'),
-        ('a warning of W=1', 'static void __used f(void) { int x; x = 1; }\n', '.*set but not used.*')):
+for name, code, says in (('a compile error', '#error nsvm\n', '#error nsvm'),
+                         ('a warning of W=1', 'static void __used f(void) { int x; x = 1; }\n',
+                          '.*set but not used.*')):
     for file in ('id', 'modules/order'):
         put(old.dir / file, 'kvm-amd\n')
     old.need()
@@ -136,5 +154,6 @@ for name, code, says in (
     good_line = rf'toy does not build: .*nested\.c:{line}:[0-9]+: error: {says} .*\(log: .*build-toy\.log\)'
     is_(bool(re.fullmatch(good_line, said)), True, f'{name} is named with file and line', said)
     is_(failure(old.need).startswith('no kernel in'), True, 'and no old kernel is tested')
-is_((compile_with(''), all(m.exists() for m in old.need().modules)), ('None', True), 'the next run goes on')
+is_((compile_with(''), all(m.exists() for m in old.need().modules)), ('None', True),
+    'the next run goes on')
 print(f'1..{toy.count}')

@@ -22,7 +22,8 @@ def refused(name: str, why: str, *args: str) -> None:
     shutil.rmtree(sent)
     sent.mkdir()
     r = nsvm(*args)
-    is_((r.returncode, why in r.stderr, list(sent.iterdir())), (1, True, []), f'{args[0]}: {name}', r.stderr)
+    is_((r.returncode, why in r.stderr, list(sent.iterdir())), (1, True, []), f'{args[0]}: {name}',
+        r.stderr)
     git(top, 'checkout', '-q', '.')
 
 
@@ -35,8 +36,10 @@ if not shutil.which('b4') or run('git', 'send-email', '--dump-aliases').returnco
     sys.exit(0)
 
 toy.make((code, '0\n'), ('scripts/get_maintainer.pl', ''))
-script(tree / 'scripts/get_maintainer.pl', 'case "$*" in *--nol*--mpath*) echo "Own <own@example.org>";; '
-       '*--nol*) echo "M <m@example.org>";; *) echo list@example.org;; esac')
+script(
+    tree / 'scripts/get_maintainer.pl',
+    'case "$*" in *--nol*--mpath*) echo "Own <own@example.org>";; '
+    '*--nol*) echo "M <m@example.org>";; *) echo list@example.org;; esac')
 script(top / 'sendmail', f'cat >"$(printf "{sent}/%03d" "$(ls {sent} | wc -l)")"')
 edit(top / '.gitconfig', f'[sendemail]\nsendmailcmd = {top}/sendmail\n')
 commit('x: One', (code, '1\n'))
@@ -67,19 +70,22 @@ git(top, 'clone', '-q', str(tree), 'am')
 for argv in ('git am -q --empty=drop', 'b4 --offline-mode shazam -m'):
     git(top / 'am', 'reset', '-q', '--hard', 'base')
     r = run(*argv.split(), box, where=top / 'am')
-    is_(git(top / 'am', 'log', '-1', '--format=%T %an %(trailers)'), f'{wanted} {AUTHOR} Signed-off-by: {me}',
+    is_(git(top / 'am', 'log', '-1',
+            '--format=%T %an %(trailers)'), f'{wanted} {AUTHOR} Signed-off-by: {me}',
         f'mbox: {argv} makes the tree, authors are kept', r.stderr)
 (top / 'out').mkdir()
 said = run('b4', '--offline-mode', 'am', '-m', box, '-o', top / 'out', where=top / 'am').stderr
-found = 'Total patches: 2' in said, f'specified base-commit {base}' in said, len(list((top / 'out').glob('*.cover')))
+found = 'Total patches: 2' in said, f'specified base-commit {base}' in said, len(
+    list((top / 'out').glob('*.cover')))
 is_(found, (True, True, 1), 'mbox: b4 am finds patches, base and cover letter', said)
 nsvm('mbox', 'PREFIX=PATCH RESEND')
 text = (b / 'series.mbox').read_text()
-is_([text.count(s) for s in ('\nSubject: [PATCH RESEND 1/2] ', 'Signed-off-by', 'Changes since')], [1, 1, 0],
-    'mbox: a first version, not signed, with a prefix', text)
+is_([text.count(s) for s in ('\nSubject: [PATCH RESEND 1/2] ', 'Signed-off-by', 'Changes since')],
+    [1, 1, 0], 'mbox: a first version, not signed, with a prefix', text)
 refused('V=x', 'V=x is no version', 'mbox', 'VERSION=x')
 refused('PREFIX without PATCH', 'word PATCH', 'mbox', 'PREFIX=RFC')
-refused('a version of which nothing is known', 'does not say what is new in v77', 'mbox', 'VERSION=77')
+refused('a version of which nothing is known', 'does not say what is new in v77', 'mbox',
+        'VERSION=77')
 letter.write_text(letter.read_text().replace('change-id', 'was-id'))
 refused('no change-id', 'a line for its end: change-id: 20', 'mbox')
 (top / '.gitconfig').rename(top / 'kept')
@@ -99,7 +105,8 @@ tested.write_text(f'content {Base().content_id()}\ndate today\nsummary Tested: 7
 r = nsvm(*go[:3])
 told = ' '.join(r.stdout.split()).partition(' To: ')[2].partition(' each')[0]
 is_((r.returncode, list(sent.iterdir()), told),
-    (0, [], 'M <m@example.org> Own <own@example.org> Cc: list@example.org'), 'send: a dry run says to whom', r.stderr)
+    (0, [], 'M <m@example.org> Own <own@example.org> Cc: list@example.org'),
+    'send: a dry run says to whom', r.stderr)
 is_('generated-content.rst' in r.stdout, True, 'send: names the rules of the project', r.stdout)
 
 
@@ -116,11 +123,16 @@ found = mails()
 first = found[0]['Message-ID']
 for n, subject in enumerate(('Toy', 'x: One', 'x: Two')):
     thread = first if n else 'None'
-    got = [' '.join(str(found[n][h]).split()) for h in ('Subject', 'From', 'In-Reply-To', 'References', 'To', 'Cc')]
-    is_([*got[:5], got[5].split(',')[0]], [f'[PATCH v3 {n}/2] {subject}', me, thread, thread,
-                                           'M <m@example.org>, Own <own@example.org>', 'list@example.org'],
-        f'send: headers of mail {n}')
-is_(found[2].get_payload(decode=True).decode().split(' <')[0], f'From: {AUTHOR}', 'send: names the author')
+    got = [
+        ' '.join(str(found[n][h]).split())
+        for h in ('Subject', 'From', 'In-Reply-To', 'References', 'To', 'Cc')
+    ]
+    is_([*got[:5], got[5].split(',')[0]], [
+        f'[PATCH v3 {n}/2] {subject}', me, thread, thread,
+        'M <m@example.org>, Own <own@example.org>', 'list@example.org'
+    ], f'send: headers of mail {n}')
+is_(found[2].get_payload(decode=True).decode().split(' <')[0], f'From: {AUTHOR}',
+    'send: names the author')
 is_('\nTested: 7 passed.\n' in found[0].get_payload(), True, 'send: says what was tested')
 is_(mails()[0]['Message-ID'] != first, True, 'send: other message ids each time')
 

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """make remote, to a real sshd: emulated AMD machines with Debian's kernel and dropbear
 
-stock has Debian's kvm_amd, and ours beside it; none has a CPU without SVM.  What make remote said is in
-build/<base>/results/remote-test.txt.
+stock has Debian's kvm_amd, and ours beside it; none has a CPU without SVM.  What make remote said
+is in build/<base>/results/remote-test.txt.
 """
 import atexit
 import os
@@ -48,16 +48,20 @@ echo listens
 until [ -f /tmp/stop ]; do sleep 0.1; done'''
 STATE = 'cd /sys/module/kvm_amd && cat taint srcversion parameters/*; ls -d /tmp/tmp.*'
 SHORT = 'TESTS=svm_nested_pat_vmrun_test'
-CUT = ['TESTS=svm_nested_pat_state_test', 'TEST_TIMEOUT=3', 'MODULES=1']		# it takes longer than that
+# it takes longer than that
+CUT = ['TESTS=svm_nested_pat_state_test', 'TEST_TIMEOUT=3', 'MODULES=1']
 LIMIT = 300
 
 from_arguments(sys.argv[1:])
 base = Base()
 lab, results = toy.lab, base.results
-kernel, series = {'stock': Kernel(base.b / 'kernel-base', 'base')}, Kernel(base.b / 'kernel', 'series')
+kernel, series = {'stock': Kernel(base.b / 'kernel-base',
+                                  'base')}, Kernel(base.b / 'kernel', 'series')
 dropbear = shutil.which('dropbear', path='/usr/sbin:/usr/bin')
-if not dropbear or not all(k.id and (k.dir / 'vmlinux').exists() for k in (kernel['stock'], series)):
-    print('1..0 # SKIP no dropbear (Debian: dropbear-bin), or no packaged kernel of base and series')
+if not dropbear or not all(
+        k.id and (k.dir / 'vmlinux').exists() for k in (kernel['stock'], series)):
+    print(
+        '1..0 # SKIP no dropbear (Debian: dropbear-bin), or no packaged kernel of base and series')
     sys.exit(0)
 tmp = Path(tempfile.mkdtemp(prefix='remote-', suffix='.tmp', dir=base.b))
 atexit.register(shutil.rmtree, tmp)
@@ -94,7 +98,8 @@ def without_svm() -> Kernel:
 
 def there(host: str, command: str) -> str:
     """What that prints there"""
-    r = subprocess.run(['ssh', '-nF', tmp / 'config', host, command], text=True, capture_output=True)
+    r = subprocess.run(['ssh', '-nF', tmp / 'config', host, command], text=True,
+                       capture_output=True)
     return r.stdout + r.stderr.replace('No such file', '')
 
 
@@ -105,14 +110,18 @@ def wait_for(host: str) -> None:
 
 
 def argv(host: str, *args: str, ssh: str = 'ssh') -> list:
-    return [lab / 'nsvm', 'remote', f'HOST={host}', f'SSH={ssh} -F {tmp}/config', *settings.arguments(),
-            f'LOCKED={base.b}', *args]
+    return [
+        lab / 'nsvm', 'remote', f'HOST={host}', f'SSH={ssh} -F {tmp}/config', *settings.arguments(),
+        f'LOCKED={base.b}', *args
+    ]
 
 
 def said(host: str, *args: str) -> tuple[int, str]:
     r = subprocess.run(argv(host, *args), text=True, capture_output=True, stdin=subprocess.DEVNULL)
     with open(results / 'remote-test.txt', 'a') as f:
-        f.write(f'make remote HOST={host} {" ".join(args)}: status {r.returncode}\n{r.stdout}{r.stderr}\n')
+        f.write(
+            f'make remote HOST={host} {" ".join(args)}: status {r.returncode}\n{r.stdout}{r.stderr}\n'
+        )
     return r.returncode, r.stdout + r.stderr
 
 
@@ -130,8 +139,8 @@ def cut(host: str) -> None:
     log = results / f'remote-{host}.log'
     log.unlink(missing_ok=True)
     script(tmp / 'ssh', f'echo $$ >{tmp}/pid; exec ssh "$@"')
-    p = subprocess.Popen(argv(host, *CUT, ssh=f'{tmp}/ssh'), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                         text=True)
+    p = subprocess.Popen(argv(host, *CUT, ssh=f'{tmp}/ssh'), stdout=subprocess.DEVNULL,
+                         stderr=subprocess.PIPE, text=True)
     while p.poll() is None and not re.search('run series\n.*begin', read(log), re.S):
         time.sleep(0.05)
     during = there(host, STATE)
@@ -150,8 +159,8 @@ wrong: list[str] = []
 
 def machine(name: str) -> None:
     try:
-        boot.run(kernel[name], f'remote-{name}', ['sshd'], base=base, files=files, tests_dir=tmp, net=ports[name],
-                 view=False, timeout=LIMIT, test_timeout=LIMIT,
+        boot.run(kernel[name], f'remote-{name}', ['sshd'], base=base, files=files, tests_dir=tmp,
+                 net=ports[name], view=False, timeout=LIMIT, test_timeout=LIMIT,
                  cpu=f'{settings.CPU},svm=off' if name == 'none' else '')
     except Fatal as e:
         wrong.append(str(e))
@@ -162,9 +171,11 @@ files = make_files()
 kernel['none'] = without_svm()
 ports = {name: free_port() for name in (*kernel, 'nowhere')}
 ports['user'] = ports['stock']
-put(tmp / 'config', ''.join(f'Host {name}\nPort {port}\nUser {"user" if name == "user" else "root"}\n'
-                            for name, port in ports.items())
-    + f'Host *\nHostName 127.0.0.1\nIdentityFile {tmp}/key\nUserKnownHostsFile {tmp}/known\n')
+put(
+    tmp / 'config',
+    ''.join(f'Host {name}\nPort {port}\nUser {"user" if name == "user" else "root"}\n'
+            for name, port in ports.items()) +
+    f'Host *\nHostName 127.0.0.1\nIdentityFile {tmp}/key\nUserKnownHostsFile {tmp}/known\n')
 machines = [threading.Thread(target=machine, args=(name,)) for name in kernel]
 settings.set(ACCEL='tcg')
 for m in machines:
@@ -173,7 +184,9 @@ try:
     refuses('a host that is not reachable', 'Connection refused', 'nowhere')
     wait_for('stock')
     own = there('stock', STATE)
-    is_(re.match('[A-Z]*\n', own) is not None and 'O' not in own.split('\n')[0], True, 'a machine with dropbear', own)
+    is_(
+        re.match('[A-Z]*\n', own) is not None and 'O' not in own.split('\n')[0], True,
+        'a machine with dropbear', own)
     refuses('a user who is not root', 'user is not root there, and cannot use sudo', 'user')
 
     n = len(base.series())
@@ -186,25 +199,30 @@ try:
     is_(there('stock', STATE), own, "the host's own module is back, and nothing else is left")
     rc, text = said('stock', SHORT)
     again = verdicts(remote.sections(read(results / 'remote-stock.log'))['host'])
-    is_((rc, again), (1, verdicts(log['base'], SHORT[6:])), 'with it, the tests fail as on the base', text)
+    is_((rc, again), (1, verdicts(log['base'], SHORT[6:])),
+        'with it, the tests fail as on the base', text)
 
     there('stock', 'rmmod kvm_amd; insmod /tests/kvm-amd.ko')
     rc, text = said('stock', SHORT)
-    is_((rc, "its KVM does what it should" in text), (0, True), 'a host with the series: all pass', text)
+    is_((rc, "its KVM does what it should" in text), (0, True), 'a host with the series: all pass',
+        text)
     there('stock', 'rmmod kvm_amd; modprobe kvm_amd')
 
     wait_for('none')
     rc, text = said('none')
-    is_((rc, 'nothing was tested' in text, ' 0 ok, 0 not ok, ' in text), (4, True, True), 'a host without SVM', text)
+    is_((rc, 'nothing was tested' in text, ' 0 ok, 0 not ok, ' in text), (4, True, True),
+        'a host without SVM', text)
 
     held = subprocess.Popen(['ssh', '-F', tmp / 'config', 'stock', 'exec 3<>/dev/kvm; echo; cat'],
                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     held.stdout.readline()
-    refuses('a host with /dev/kvm in use', 'a VM is running, or a program has /dev/kvm open', 'stock', 'MODULES=1')
+    refuses('a host with /dev/kvm in use', 'a VM is running, or a program has /dev/kvm open',
+            'stock', 'MODULES=1')
     held.communicate()
     cut('stock')
     there('stock', 'echo 1 >/sys/module/module/parameters/sig_enforce')
-    refuses('a host with signed modules only', 'modules must be signed (module.sig_enforce)', 'stock', 'MODULES=1')
+    refuses('a host with signed modules only', 'modules must be signed (module.sig_enforce)',
+            'stock', 'MODULES=1')
     is_(there('stock', STATE), own, 'and that has its own module')
 finally:
     for name in kernel:

@@ -30,14 +30,17 @@ toyapt.make()
 
 # ---- packages ----
 
-toy.script(bins / 'dpkg-query', 'shift 3\nfor p; do [ $p = busybox-static ] || echo "installed $p"; done')
+toy.script(bins / 'dpkg-query',
+           'shift 3\nfor p; do [ $p = busybox-static ] || echo "installed $p"; done')
 toy.script(bins / 'sudo', 'exit 1')
-case(3, 'a package is missing, no network', 'cannot fetch package lists: E: .*Could not connect', 'setup', apt='none')
+case(3, 'a package is missing, no network', 'cannot fetch package lists: E: .*Could not connect',
+     'setup', apt='none')
 settings.from_arguments(PLACES)
 os.environ['NSVM_AS_ROOT'] = ''
 with mock.patch('os.getuid', return_value=1000), redirect_stdout(StringIO()):
     said = failure(lambda: setup.main(['run']))
-is_(said, 'no rights to install; as root: apt-get install --no-install-recommends busybox-static', 'nor rights')
+is_(said, 'no rights to install; as root: apt-get install --no-install-recommends busybox-static',
+    'nor rights')
 (bins / 'dpkg-query').unlink()
 os.environ['NSVM_AS_ROOT'] = 'env'
 
@@ -54,7 +57,8 @@ def without_src(damage: str = '') -> None:
 
 case(1, 'an unknown base', 'BASE= is one of: toy', 'tree', 'base', 'BASE=nonsense')
 case(3, 'apt does not know it, no network', 'Could not connect', apt='none')
-case(3, 'apt has one whose name begins like that', 'apt has no linux-source-9.9 .for toy; LINUX= ', apt='other')
+case(3, 'apt has one whose name begins like that', 'apt has no linux-source-9.9 .for toy; LINUX= ',
+     apt='other')
 case(3, 'no network', 'cannot fetch linux-source-9.9: .*Could not connect', apt='off')
 case(1, 'a wrong archive', 'not what apt promised', apt='truncated')
 is_((downloads / DEB).exists(), False, 'is not kept')
@@ -80,7 +84,8 @@ without_src()
 strict, refused = r'Linux 9\.9\.9 \(9\.9\.9-1\), the release', rf'0002-patch-2\.patch does not apply: {nested}:[0-9]+'
 base('package: linux-source-9.9', 'suite: own', 'suite: older', 'version: 9.9.9-1')
 toyapt.source('9.9.10', 'twenty')
-case(0, 'the newest release conflicts: an older one is used', strict + rf'.*9\.9\.10-1 is not used: {refused}')
+case(0, 'the newest release conflicts: an older one is used',
+     strict + rf'.*9\.9\.10-1 is not used: {refused}')
 without_src()
 toyapt.source('9.9.11', 'eighteen', 18)
 loose = rf'0002-patch-2\.patch at {nested}:[0-9]+'
@@ -93,34 +98,43 @@ case(1, 'not even the release that the series was made on takes a patch: that on
      rf'{refused} \(on 9\.9\.9, the release .*toy was made on\)')
 second.write_text(right)
 (archive / DEB).rename(top / DEB)
-case(0, 'no strict one in the own suites: the newest that takes -C1', rf'Linux 9\.9\.11 .*{loose} does not apply strictly: git am -C1.*2 patches',
-     'tree', 'series')
+case(0, 'no strict one in the own suites: the newest that takes -C1',
+     rf'Linux 9\.9\.11 .*{loose} does not apply strictly: git am -C1.*2 patches', 'tree', 'series')
 is_('eighteen' in (tree / nested).read_text(), True, 'is that one')
 without_src()
 (archive / DEB.replace('9.9.9-', '9.9.11-')).unlink()
 (archive / 'older').mkdir()
 shutil.copy(top / DEB, archive / 'older')
-case(0, 'no release of the own suites takes the patches: one of another suite', rf'Linux 9\.9\.9 \(9\.9\.9-1 of older\).*9\.9\.10-1 is not used: {refused}')
-is_('suite older\n' in (tree / '.git/nsvm-source').read_text(), True, 'image and headers are to be taken from there')
+case(0, 'no release of the own suites takes the patches: one of another suite',
+     rf'Linux 9\.9\.9 \(9\.9\.9-1 of older\).*9\.9\.10-1 is not used: {refused}')
+is_('suite older\n' in (tree / '.git/nsvm-source').read_text(), True,
+    'image and headers are to be taken from there')
 without_src()
 shutil.rmtree(archive / 'older')
 case(0, 'no suite has one, but it was fetched once', rf'Linux 9\.9\.11 .*{loose}', 'tree', 'series')
 without_src()
 for f in downloads.glob('linux-source*'):
     f.unlink()
-case(3, 'there is none', rf'tree: linux-source-9\.9 9\.9\.10-1: {refused} \(for toy; LINUX= takes', 'tree', 'series')
+case(3, 'there is none', rf'tree: linux-source-9\.9 9\.9\.10-1: {refused} \(for toy; LINUX= takes',
+     'tree', 'series')
 is_(tree.exists(), False, 'and no tree')
 (top / DEB).rename(archive / DEB)
 (archive / DEB.replace('9.9.9-', '9.9.10-')).rename(top / 'refused')
 for suite, deb in (('trixie', top / 'refused'), ('sid', archive / DEB)):
     (archive / suite).mkdir()
-    shutil.copy(deb, archive / suite / (DEB if suite == 'sid' else DEB.replace('9.9.9-', '9.9.10-')))
+    shutil.copy(deb,
+                archive / suite / (DEB if suite == 'sid' else DEB.replace('9.9.9-', '9.9.10-')))
 toyapt.source('9.9.11', 'eighteen', 18, to='sid')
 tree_of_work = f'{work}@made~2'
-case(0, 'bases: what each release takes', rf'toy on 9\.9\.11-1 \(sid\): with -C1: {loose}.*toy on 9\.9\.10-1 \(trixie\): not: {refused}.*'
-     rf'toy on 9\.9\.9-1 \([^)]*sid\): strictly.*toy on 9\.9\.9 \({tree_of_work}\): strictly', 'bases', tree_of_work)
-case(0, 'bases newest: that of each suite alone', r'9\.9\.11-1 \(sid\).*toy on 9\.9\.9-1 \((?![^)]*sid)[^)]*\): strictly', 'bases', 'newest')
-case(1, 'bases: what is no git tree', r'bases: /nonsense is no git tree', 'bases', 'newest', '/nonsense')
+case(
+    0, 'bases: what each release takes',
+    rf'toy on 9\.9\.11-1 \(sid\): with -C1: {loose}.*toy on 9\.9\.10-1 \(trixie\): not: {refused}.*'
+    rf'toy on 9\.9\.9-1 \([^)]*sid\): strictly.*toy on 9\.9\.9 \({tree_of_work}\): strictly',
+    'bases', tree_of_work)
+case(0, 'bases newest: that of each suite alone',
+     r'9\.9\.11-1 \(sid\).*toy on 9\.9\.9-1 \((?![^)]*sid)[^)]*\): strictly', 'bases', 'newest')
+case(1, 'bases: what is no git tree', r'bases: /nonsense is no git tree', 'bases', 'newest',
+     '/nonsense')
 case(3, 'bases: no network', 'no release of any base can be had', 'bases', 'newest', apt='off')
 for suite in ('trixie', 'sid'):
     shutil.rmtree(archive / suite)
@@ -148,21 +162,27 @@ for deb in (archive / DEB.replace('9.9.9-', '9.9.10-'), *downloads.glob('linux-s
 of_source = ('source: linux', 'suite: toy-suite', 'version: 9.9.9-1', f'file: {TAR}')
 base(*of_source)
 case(3, 'tarball: no network', 'cannot fetch package lists.*Could not connect', apt='off')
-case(3, 'tarball: not in the index', f'toy-suite has no {TAR} 9.9.9-1 .for toy; LINUX= ', apt='gone')
+case(3, 'tarball: not in the index', f'toy-suite has no {TAR} 9.9.9-1 .for toy; LINUX= ',
+     apt='gone')
 case(3, 'tarball: in the index, but gone', f'cannot fetch {TAR}: .*404', apt='missing')
-case(0, 'and make test of another base skips it', f'SKIP +source, kernels and tests: cannot fetch {TAR}',
-     'test', 'short', 'VIEW=n', apt='missing')
+case(0, 'and make test of another base skips it',
+     f'SKIP +source, kernels and tests: cannot fetch {TAR}', 'test', 'short', 'VIEW=n',
+     apt='missing')
 
-signal.signal(signal.SIGINT, signal.default_int_handler)	# not ignored, as it is in the background
+# not ignored, as it is in the background
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for name, status in (('INT', 130), ('TERM', 143)):
     case(status, f'SIG{name}', '', apt=name)
-    is_(Path(f'/proc/{(archive / "pid").read_text().strip()}').exists(), False, 'ends what was started')
+    is_(
+        Path(f'/proc/{(archive / "pid").read_text().strip()}').exists(), False,
+        'ends what was started')
 case(0, 'the next run goes on', released)
 is_((tree / nested).exists(), True, 'its top directory is left out')
 without_src()
 case(0, 'tarball: no network, but the file', released, apt='off')
 base(*of_source, 'tests: nothing')
-case(1, 'tests of a base that is not there', 'BASE has tests of nothing, but there is no ', 'selftests')
+case(1, 'tests of a base that is not there', 'BASE has tests of nothing, but there is no ',
+     'selftests')
 base()
 
 # ---- disk full ----
@@ -170,13 +190,17 @@ base()
 shutil.rmtree(build)
 build.mkdir()
 # In a namespace of its own: nothing of this machine is mounted over
-holder = subprocess.Popen(['unshare', '-rm', 'sh', '-c', f'mount -t tmpfs -o size=1300k tmpfs {build} && echo && exec sleep 600'],
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+holder = subprocess.Popen([
+    'unshare', '-rm', 'sh', '-c',
+    f'mount -t tmpfs -o size=1300k tmpfs {build} && echo && exec sleep 600'
+], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 if not holder.stdout.readline():
     toy.count += 1
     print(f'ok {toy.count} the disk is full # SKIP no namespaces for users here')
 else:
-    toy.prefix[:] = ['nsenter', f'--target={holder.pid}', '--user', '--mount', '--preserve-credentials']
+    toy.prefix[:] = [
+        'nsenter', f'--target={holder.pid}', '--user', '--mount', '--preserve-credentials'
+    ]
     case(1, 'the disk is full', 'No space left')
     is_(run(*toy.prefix, 'test', '-e', tree).returncode, 1, 'there is no half tree')
     run(*toy.prefix, 'mount', '-o', 'remount,size=64m', build)
@@ -193,20 +217,26 @@ was = git(tree, 'rev-parse', 'HEAD')
 second, names = patches / '0002-patch-2.patch', (patches / 'series').read_text()
 right = second.read_text()
 second.write_text(right.replace('\n-20\n', '\n-twenty\n'))
-case(1, 'a patch does not apply', rf'0002-patch-2\.patch does not apply: {nested}:[0-9]+ \(this is 9\.9\.9; without .*src, a release', *series)
-is_((git(tree, 'rev-parse', 'HEAD'), git(tree, 'status', '--porcelain')), (was, ''), 'the tree is as before')
+case(
+    1, 'a patch does not apply',
+    rf'0002-patch-2\.patch does not apply: {nested}:[0-9]+ \(this is 9\.9\.9; without .*src, a release',
+    *series)
+is_((git(tree, 'rev-parse', 'HEAD'), git(tree, 'status', '--porcelain')), (was, ''),
+    'the tree is as before')
 second.write_text(right)
 case(0, 'the corrected one does', applied, *series)
 (tree / nested).write_text('mine\n')
 second.write_text(right.replace('patch 2', 'patch two'))
-case(0, 'edits in src are left alone', 'edits of its own: left as it is, and .* is not what was applied', *series)
+case(0, 'edits in src are left alone',
+     'edits of its own: left as it is, and .* is not what was applied', *series)
 is_((tree / nested).read_text(), 'mine\n', 'really')
 git(tree, 'checkout', '-q', '-f')
 case(0, 'a changed patch is applied again', applied, *series)
 is_('patch two\n' in (tree / nested).read_text(), True, 'as it is now')
 second.write_text(right)
 (patches / 'series').write_text(names + '0003-none.patch\n')
-case(1, 'a patch that is not there', 'series names 0003-none.patch, but there is no such file', *series)
+case(1, 'a patch that is not there', 'series names 0003-none.patch, but there is no such file',
+     *series)
 (patches / 'series').write_text(names)
 with open(b / '.lock', 'a') as f:
     fcntl.flock(f, fcntl.LOCK_EX)
@@ -232,12 +262,19 @@ def numbers(where: Path, commit: str) -> str:
 
 case(0, 'after: toy', 'tag base is after .*1 patches .* applied', *later)
 root = (later_src / '.git/nsvm-root').read_text().strip()
-is_([numbers(later_src, c) for c in (root, 'base', 'HEAD')], ['', '12', '123'], 'the package, tag base, the series')
+is_([numbers(later_src, c) for c in (root, 'base', 'HEAD')], ['', '12', '123'],
+    'the package, tag base, the series')
 is_(root, git(tree, 'rev-parse', 'base'), 'the same commit, wherever it is')
-(later_patches / letter.name).write_text('From: x <x@x>\nSubject: [PATCH 0/9] x\n\nx (0):\nbase-tree: x\nchange-id: 2026-x-1\n')
+(later_patches / letter.name).write_text(
+    'From: x <x@x>\nSubject: [PATCH 0/9] x\n\nx (0):\nbase-tree: x\nchange-id: 2026-x-1\n')
 is_(nsvm('mbox', 'BASE=later').returncode, 0, 'mbox of it')
-ids = [jobs.output(['git', 'patch-id', '--stable'], input=(patches / p).read_text()).split()[0] for p in names.split()]
-is_(re.findall('^(?:base-commit|prerequisite-patch-id): (.*)', (build / 'later/series.mbox').read_text(), re.M), [root, *ids],
+ids = [
+    jobs.output(['git', 'patch-id', '--stable'], input=(patches / p).read_text()).split()[0]
+    for p in names.split()
+]
+is_(
+    re.findall('^(?:base-commit|prerequisite-patch-id): (.*)',
+               (build / 'later/series.mbox').read_text(), re.M), [root, *ids],
     'names what it needs')
 settings.from_arguments(PLACES)
 with redirect_stdout(StringIO()):
@@ -245,16 +282,19 @@ with redirect_stdout(StringIO()):
 is_(numbers(whole, git(whole, 'write-tree')), '123', 'the complete source has all of it')
 for where in (whole, check.part(Base('later'))):
     commits = check.apply(Base('later'), where).commits
-    is_([numbers(where, c) for c in commits], ['12', '123'], f'make check is about the last one: {where.name}')
+    is_([numbers(where, c) for c in commits], ['12', '123'],
+        f'make check is about the last one: {where.name}')
 second.write_text(right.replace('patch 2', 'patch two'))
 case(0, 'the series before has changed', 'tag base is after .*1 patches .* applied', *later)
 is_(numbers(later_src, 'HEAD'), '1two3', 'that is in it')
 second.write_text(right)
 git(later_src, 'commit', '-q', '--allow-empty', '-m', 'mine')
-case(0, 'and again, but there is work on top', 'commits or edits of its own: left on what .*toy was', *later)
+case(0, 'and again, but there is work on top',
+     'commits or edits of its own: left on what .*toy was', *later)
 is_(numbers(later_src, 'HEAD'), '1two3', 'that is left alone')
 case(0, 'LINUX= and both series', 'tag base is after', *later, f'LINUX={work}', 'LINUX_REF=HEAD~2')
-case(0, 'LINUX= again: nothing to do', 'has the 1 patches', *later, f'LINUX={work}', 'LINUX_REF=HEAD~2')
+case(0, 'LINUX= again: nothing to do', 'has the 1 patches', *later, f'LINUX={work}',
+     'LINUX_REF=HEAD~2')
 moved = git(work, 'commit-tree', 'HEAD~2^{tree}', '-m', 'moved')
 case(0, 'LINUX_REF= has moved', 'tag base is after', *later, f'LINUX={work}', f'LINUX_REF={moved}')
 is_(numbers(build / 'later-own/src', 'HEAD'), '123', 'are in that tree')
@@ -270,11 +310,14 @@ case(1, 'LINUX_REF= is no commit', 'has no commit x', *series, f'LINUX={work}', 
 was = run(*state, where=work).stdout
 case(0, 'LINUX= takes the series', applied, *series, f'LINUX={work}', 'LINUX_REF=HEAD~2')
 is_(run(*state, where=work).stdout, was, 'and that tree is left alone')
-case(1, 'LINUX= has a part of the series', r'0001-patch-1\.patch does not apply.*has that change already',
-     *series, f'LINUX={work}', 'LINUX_REF=HEAD~1')
+case(1, 'LINUX= has a part of the series',
+     r'0001-patch-1\.patch does not apply.*has that change already', *series, f'LINUX={work}',
+     'LINUX_REF=HEAD~1')
 base(*toyapt.PACKAGED, f'upstream: 0001-patch-1.patch patch {nested}')
-case(0, 'unless it is known as upstream: then that patch is left out', r'0001-patch-1\.patch is left out.* 1 patches',
-     *series, f'LINUX={work}', 'LINUX_REF=HEAD~1')
-case(1, 'make patches does not lose it', 'lacks 0001-patch-1.patch', 'export', f'LINUX={work}', 'LINUX_REF=HEAD~1')
-case(0, 'where it is not upstream, it is applied', '2 patches', *series, f'LINUX={work}', 'LINUX_REF=HEAD~2')
+case(0, 'unless it is known as upstream: then that patch is left out',
+     r'0001-patch-1\.patch is left out.* 1 patches', *series, f'LINUX={work}', 'LINUX_REF=HEAD~1')
+case(1, 'make patches does not lose it', 'lacks 0001-patch-1.patch', 'export', f'LINUX={work}',
+     'LINUX_REF=HEAD~1')
+case(0, 'where it is not upstream, it is applied', '2 patches', *series, f'LINUX={work}',
+     'LINUX_REF=HEAD~2')
 print(f'1..{toy.count}')

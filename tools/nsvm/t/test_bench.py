@@ -26,10 +26,12 @@ def subject(label: str, *runs: dict[str, int]) -> bench.Subject:
 
 class Figures(unittest.TestCase):
     def test_what_the_program_prints(self) -> None:
-        self.assertEqual(bench.parse(LOG), {'vmrun.npt_on': (11424, 11425, 34), 'l1_rdmsr': (3402, 3402, 40)})
+        self.assertEqual(bench.parse(LOG),
+                         {'vmrun.npt_on': (11424, 11425, 34), 'l1_rdmsr': (3402, 3402, 40)})
 
     def test_least_layout_counts(self) -> None:
-        runs = [{'vmrun': (9, 12, 30), 'rdmsr': (5, 5, 40)}, {'vmrun': (10, 11, 40), 'rdmsr': (5, 5, 39)},
+        runs = [{'vmrun': (9, 12, 30),
+                 'rdmsr': (5, 5, 40)}, {'vmrun': (10, 11, 40), 'rdmsr': (5, 5, 39)},
                 {'vmrun': (8, 13, 40), 'rdmsr': (5, 5, 40)}]
         self.assertEqual(bench.collect(runs), {'vmrun': [11, 12, 13], 'rdmsr': [5, 5, 5]})
 
@@ -41,8 +43,9 @@ class Table(unittest.TestCase):
     def test_columns_are_differences(self) -> None:
         a, b, c, d = (subject(label, {'r': r, 's': s}) for label, r, s in
                       (('base', 100, 7), ('1', 103, 7), ('2', 102, 7), ('series', 101, 5)))
-        self.assertEqual(self.rows(a, b, c, d), [['instructions', 'base', '1', '2', 'series'], ['r', '100', '+3', '-1', '+1'],
-                                                 ['s', '7', '.', '.', '-2']])
+        self.assertEqual(self.rows(a, b, c, d),
+                         [['instructions', 'base', '1', '2', 'series'],
+                          ['r', '100', '+3', '-1', '+1'], ['s', '7', '.', '.', '-2']])
         self.assertEqual(self.rows(a, d)[1], ['r', '100', '+1'])
         self.assertEqual(self.rows(a)[1], ['r', '100'])
 

@@ -11,14 +11,17 @@ from lib.base import Base
 from lib.ktap import Case
 from proof import expected
 
-CASES = {('a_test', 'x'): '2-5', ('a_test', 'y'): '0-5', ('b_test', 'x'): '0-5', ('view', 'y'): '1-5'}
+CASES = {('a_test', 'x'): '2-5', ('a_test', 'y'): '0-5', ('b_test', 'x'): '0-5',
+         ('view', 'y'): '1-5'}
 
 
 @mock.patch.object(expected, 'load', return_value=CASES)
 class WithoutNpt(unittest.TestCase):
     def judge(self, n: int, *verdicts: str) -> tuple[bool, str]:
         names = [key for key in CASES if key[0] != 'view'] + [('neighbour', 'x')]
-        return expected.without_npt(None, [Case(*name, v, 'why', 0) for name, v in zip(names, verdicts)], n)
+        return expected.without_npt(None,
+                                    [Case(*name, v, 'why', 0) for name, v in zip(names, verdicts)],
+                                    n)
 
     def test_passes_and_skips(self, _) -> None:
         self.assertEqual(self.judge(5, 'ok', 'skip', 'ok'), (True, '2 ran and passed, 1 skipped'))
@@ -27,7 +30,8 @@ class WithoutNpt(unittest.TestCase):
         self.assertEqual(self.judge(5, 'ok', 'ok', 'not ok'), (False, 'b_test x fails: why'))
 
     def test_but_may_where_it_must_with_npt(self, _) -> None:
-        self.assertEqual(self.judge(1, 'not ok', 'skip', 'ok'), (True, '1 ran and passed, 1 skipped, 1 fail as with npt=1'))
+        self.assertEqual(self.judge(1, 'not ok', 'skip', 'ok'),
+                         (True, '1 ran and passed, 1 skipped, 1 fail as with npt=1'))
         self.assertFalse(self.judge(2, 'not ok', 'skip', 'ok')[0])
         self.assertFalse(self.judge(1, 'ok', 'not ok', 'ok')[0])
 
@@ -38,11 +42,15 @@ class WithoutNpt(unittest.TestCase):
 class Same(unittest.TestCase):
     @staticmethod
     def judge(was: str, now: str, may_pass: set[tuple[str, str]] = set()) -> tuple[bool, str]:
-        return expected.same_verdicts(*([Case('a_test', name, verdict, '', 0) for name, verdict in zip('xy', verdicts.split(','))]
-                                        for verdicts in (was, now)), may_pass)
+        return expected.same_verdicts(
+            *([
+                Case('a_test', name, verdict, '', 0)
+                for name, verdict in zip('xy', verdicts.split(','))
+            ] for verdicts in (was, now)), may_pass)
 
     def test_same(self) -> None:
-        self.assertEqual(self.judge('ok,not ok', 'ok,not ok'), (True, 'the same 2: 1 ok, 1 not ok, 0 skip'))
+        self.assertEqual(self.judge('ok,not ok', 'ok,not ok'),
+                         (True, 'the same 2: 1 ok, 1 not ok, 0 skip'))
 
     def test_another_verdict(self) -> None:
         self.assertEqual(self.judge('ok,not ok', 'ok,ok'), (False, 'a_test y: not ok, ok (1 of 2)'))
@@ -56,14 +64,19 @@ class Same(unittest.TestCase):
 
     @mock.patch.object(expected, 'load', return_value=CASES | {('a_test', 'z'): '1-5'})
     def test_which_patches_are_fixes(self, _) -> None:
-        base = mock.Mock(**{'keys.return_value': ['0001-fix.patch name file'], 'series.return_value': ['0001-fix.patch', '0002-x.patch']})
+        base = mock.Mock(
+            **{
+                'keys.return_value': ['0001-fix.patch name file'],
+                'series.return_value': ['0001-fix.patch', '0002-x.patch']
+            })
         self.assertEqual(expected.repaired(base), {('a_test', 'z'), ('view', 'y')})
         base.keys.return_value = []
         self.assertEqual(expected.repaired(base), set())
 
 
 class Names(unittest.TestCase):
-    @mock.patch('lib.base.lines', return_value=['a_test x 0', 'b_test x 0', 'view y 0', 'a_test y 0'])
+    @mock.patch('lib.base.lines',
+                return_value=['a_test x 0', 'b_test x 0', 'view y 0', 'a_test y 0'])
     def test_a_kernel_with_tests_of_its_own_names_them(self, _) -> None:
         base = mock.Mock(dir=Path(), **{'fix_tests.return_value': []})
         self.assertEqual(Base.own_tests(base), ['a_test', 'b_test'])

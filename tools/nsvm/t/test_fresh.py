@@ -30,6 +30,7 @@ class Fresh(unittest.TestCase):
         def run_in(_root: Path, log: Path, _base: str) -> int:
             put(log, text)
             return status
+
         with mock.patch('os.getuid', return_value=0), mock.patch.object(fresh, 'install', **install), \
                 mock.patch.object(fresh, 'copy_repository'), mock.patch.object(fresh, 'run_in', run_in), redirect_stdout(StringIO()):
             rc = fresh.main([])

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Tests of lib/ktap.py: the corners of the format, read the same for tests on a machine and for programs"""
+"""Tests of lib/ktap.py: the corners of the format, read the same for tests on a machine and for
+programs"""
 import os
 import sys
 import unittest
@@ -19,13 +20,16 @@ class Corners(unittest.TestCase):
         """Both readers say so"""
         self.assertEqual(judged(text)[0], verdict, text)
         verdicts = [item.verdict for item in ktap.parse(text, 't')]
-        self.assertEqual('not ok' if 'not ok' in verdicts else 'ok' if 'ok' in verdicts else 'skip', verdict, text)
-        self.assertIn(reason, ' '.join(item.detail for item in ktap.parse(text, 't')) + judged(text)[1])
+        self.assertEqual('not ok' if 'not ok' in verdicts else 'ok' if 'ok' in verdicts else 'skip',
+                         verdict, text)
+        self.assertIn(reason,
+                      ' '.join(item.detail for item in ktap.parse(text, 't')) + judged(text)[1])
 
     def test_a_test_that_skips_itself_is_a_skip(self) -> None:
         self.check('1..0 # SKIP no such CPU\n', 'skip', 'no such CPU')
         self.check('1..0 # skip no such CPU\n', 'skip', 'no such CPU')
-        self.assertEqual([(i.verdict, i.name) for i in ktap.parse('1..0 # SKIP x\n', 'page.t')], [('skip', 'page.t')])
+        self.assertEqual([(i.verdict, i.name) for i in ktap.parse('1..0 # SKIP x\n', 'page.t')],
+                         [('skip', 'page.t')])
 
     def test_a_directive_in_any_case(self) -> None:
         for word in ('SKIP', 'skip', 'Skipped:'):
@@ -61,7 +65,11 @@ class Corners(unittest.TestCase):
 
     def test_a_hash_in_a_name(self) -> None:
         self.assertEqual(ktap.parse('1..1\nok 1 a \\# SKIP b\n'), [ktap.Item('ok', 'a # SKIP b')])
-        text = ktap.write([ktap.Item('ok', 'a # b'), ktap.Item('skip', 'c', 'why'), ktap.Item('not ok', 'd', 'x')])
+        text = ktap.write([
+            ktap.Item('ok', 'a # b'),
+            ktap.Item('skip', 'c', 'why'),
+            ktap.Item('not ok', 'd', 'x')
+        ])
         self.assertEqual([(i.verdict, i.name, i.detail) for i in ktap.parse(text)],
                          [('ok', 'a # b', ''), ('skip', 'c', 'why'), ('not ok', 'd', 'x')])
 
@@ -69,7 +77,8 @@ class Corners(unittest.TestCase):
 class Status(unittest.TestCase):
     def test_of_a_failed_assertion(self) -> None:
         failure = '==== Test Assertion Failure ====\n  x86/a.c:7: false\n  pid=1\n'
-        self.assertEqual(judged(failure, '254'), ('not ok', 'x86/a.c:7: false, exit status 254, a failed assertion'))
+        self.assertEqual(judged(failure, '254'),
+                         ('not ok', 'x86/a.c:7: false, exit status 254, a failed assertion'))
 
     def test_of_a_signal(self) -> None:
         self.assertEqual(judged('x\n', '139'), ('not ok', 'killed by signal 11'))

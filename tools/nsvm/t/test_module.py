@@ -34,10 +34,14 @@ class Test(unittest.TestCase):
     def test_split(self) -> None:
         macros, rest = module.split_header(HEADER)
         self.assertEqual(set(macros), {'MAX_VCPUS', 'MAX_IDS', 'VALID_QUIRKS', 'ALL_QUIRKS'})
-        self.assertEqual(rest, '#ifndef _ASM_X86_KVM_HOST_H struct kvm_arch { u64 disabled_quirks; u32 ids[MAX_IDS]; }; #endif')
+        self.assertEqual(
+            rest,
+            '#ifndef _ASM_X86_KVM_HOST_H struct kvm_arch { u64 disabled_quirks; u32 ids[MAX_IDS]; }; #endif'
+        )
 
     def test_macros(self) -> None:
-        self.assertEqual(changed('QUIRK_B)', 'QUIRK_B | \\\n\t QUIRK_D)'), {'VALID_QUIRKS', 'ALL_QUIRKS'})
+        self.assertEqual(changed('QUIRK_B)', 'QUIRK_B | \\\n\t QUIRK_D)'),
+                         {'VALID_QUIRKS', 'ALL_QUIRKS'})
         self.assertEqual(changed('#endif', '#define NEW 1\n#endif'), {'NEW'})
         self.assertEqual(changed('/* of a VM */', '/* of\n * one VM */'), set())
 
@@ -46,7 +50,8 @@ class Test(unittest.TestCase):
         self.assertIsNone(changed('};', '\tu64 more;\n};'), 'a member')
         self.assertIsNone(changed('(4 *', '(8 *'), 'the size of an array')
         self.assertIsNone(changed('1024', '2048'), 'the size of an array, by another macro')
-        self.assertIsNone(changed('struct kvm_arch', '#define disabled_quirks x\nstruct kvm_arch'), 'the name of a member')
+        self.assertIsNone(changed('struct kvm_arch', '#define disabled_quirks x\nstruct kvm_arch'),
+                          'the name of a member')
         self.assertIsNone(changed('#endif', 'int f(void);\n#endif'), 'a function')
 
 

@@ -28,32 +28,38 @@ def found(touched: set[int]) -> list[mutate.Mutant]:
 
 class Test(unittest.TestCase):
     def test_statements(self) -> None:
-        self.assertEqual([s for s in mutate.statements(C)], [
-            (4, 4, 'a = b ? c : d;'), (5, 6, 'if (one(x) && (two || !three))'), (7, 7, 'return false;'),
-            (8, 8, 'bool known = true;'), (9, 9, 'if (CC(!kvm_pat_valid(gpat)))'), (10, 10, 'return false;')])
+        self.assertEqual([s for s in mutate.statements(C)],
+                         [(4, 4, 'a = b ? c : d;'), (5, 6, 'if (one(x) && (two || !three))'),
+                          (7, 7, 'return false;'), (8, 8, 'bool known = true;'),
+                          (9, 9, 'if (CC(!kvm_pat_valid(gpat)))'), (10, 10, 'return false;')])
 
     def test_variants(self) -> None:
-        for code, want in (
-            ('a = b ? c : d;', ['a = c;', 'a = d;', ';']),
-            ('if (one(x) && (two || !three))', [
-                'if (!(one(x) && (two || !three)))', 'if ((two || !three))', 'if (one(x))',
-                'if (one(x) || ((two || !three)))', 'if (one(x) && (two || three))']),
-            ('return a || b && c;', ['return b && c;', 'return a;', 'return a && (b && c);', ';']),
-            ('bool known = true;', ['bool known = false;']),
-            ('return one(x) && CC(!kvm_pat_valid(gpat));', [		# a validity test, inverted
-                'return CC(!kvm_pat_valid(gpat));', 'return one(x);', 'return one(x) || CC(!kvm_pat_valid(gpat));', ';',
-                'return one(x) && CC(kvm_pat_valid(gpat));']),
-            ('if (!a != b) {', ['if (!a == b) {', 'if (a != b) {']),
-            ('vmcb_set_gpat(svm->vmcb01.ptr, vcpu->arch.pat);', [
-                ';', 'vmcb_set_gpat(svm->vmcb01.ptr, to_svm(vcpu)->nested.gpat);',
-                'vmcb_set_gpat(svm->nested.vmcb02.ptr, vcpu->arch.pat);']),
-        ):
+        for code, want in (('a = b ? c : d;',
+                            ['a = c;', 'a = d;', ';']), ('if (one(x) && (two || !three))', [
+                                'if (!(one(x) && (two || !three)))', 'if ((two || !three))',
+                                'if (one(x))', 'if (one(x) || ((two || !three)))',
+                                'if (one(x) && (two || three))'
+                            ]), ('return a || b && c;',
+                                 ['return b && c;', 'return a;', 'return a && (b && c);',
+                                  ';']), ('bool known = true;', ['bool known = false;']), (
+                                      'return one(x) && CC(!kvm_pat_valid(gpat));',
+                                      [  # a validity test, inverted
+                                          'return CC(!kvm_pat_valid(gpat));', 'return one(x);',
+                                          'return one(x) || CC(!kvm_pat_valid(gpat));', ';',
+                                          'return one(x) && CC(kvm_pat_valid(gpat));'
+                                      ]), ('if (!a != b) {', ['if (!a == b) {', 'if (a != b) {']),
+                           ('vmcb_set_gpat(svm->vmcb01.ptr, vcpu->arch.pat);', [
+                               ';', 'vmcb_set_gpat(svm->vmcb01.ptr, to_svm(vcpu)->nested.gpat);',
+                               'vmcb_set_gpat(svm->nested.vmcb02.ptr, vcpu->arch.pat);'
+                           ]),
+                           ):
             self.assertEqual([new for _, new in mutate.variants(code)], want)
 
     def test_assertion(self) -> None:
         """Without it, the program is the same"""
         text = 'BUILD_BUG_ON(sizeof(x) != 128);\nx = true;\n'
-        self.assertEqual({m.code for m in mutate.of_file('a/nested.c', text, {1, 2})}, {'x = true;'})
+        self.assertEqual({m.code
+                          for m in mutate.of_file('a/nested.c', text, {1, 2})}, {'x = true;'})
 
     def test_names_last(self) -> None:
         """patches/*/equivalent has them"""
@@ -71,7 +77,9 @@ class Test(unittest.TestCase):
     def test_likely_killer_first(self) -> None:
         every, tests = found(set(range(1, 11))), ['a', 'b', 'c']
         last, near, far = every[-1], every[-2], every[0]
-        for known, want in (({}, 'abc'), ({far.name: 'b'}, 'bac'), ({far.name: 'b', near.name: 'c'}, 'cab'),
-                            ({near.name: 'c', last.name: 'b'}, 'bac'), ({last.name: 'gone', far.name: 'c'}, 'cab')):
+        for known, want in (({}, 'abc'), ({far.name: 'b'}, 'bac'), ({far.name: 'b',
+                                                                     near.name: 'c'}, 'cab'),
+                            ({near.name: 'c',
+                              last.name: 'b'}, 'bac'), ({last.name: 'gone', far.name: 'c'}, 'cab')):
             results = {name: Result('killed', by=by) for name, by in known.items()}
             self.assertEqual(''.join(mutants.in_order(last, tests, every, results)), want)

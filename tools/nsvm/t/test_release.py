@@ -38,7 +38,8 @@ class Upstream(unittest.TestCase):
             Path(d, 'BASE').write_text('upstream: 0001-a.patch mark svm.c\n')
             with mock.patch('source.apply.git_ok', return_value=True) as grep:
                 self.assertTrue(apply.is_upstream(Path('/repo'), 'HEAD', Path(d, '0001-a.patch')))
-                self.assertEqual(grep.call_args.args, (Path('/repo'), 'grep', '-qw', 'mark', 'HEAD', '--', 'svm.c'))
+                self.assertEqual(grep.call_args.args,
+                                 (Path('/repo'), 'grep', '-qw', 'mark', 'HEAD', '--', 'svm.c'))
                 self.assertFalse(apply.is_upstream(Path('/repo'), 'HEAD', Path(d, '0002-b.patch')))
 
     def test_need_strict(self) -> None:
@@ -52,4 +53,5 @@ class Upstream(unittest.TestCase):
 
     def test_text(self) -> None:
         self.assertEqual(str(apply.Applied('x')), 'strictly')
-        self.assertEqual(str(apply.Applied('x', ['b at f:1'], ['a'])), 'with -C1: b at f:1; a is upstream there')
+        self.assertEqual(str(apply.Applied('x', ['b at f:1'], ['a'])),
+                         'with -C1: b at f:1; a is upstream there')

@@ -20,10 +20,13 @@ C = '''\
 
 class Test(unittest.TestCase):
     def test_statements_are_gone(self) -> None:
-        self.assertEqual(without_quirk(C.format(quirk=QUIRK)), '\tif (again)\n\t\t;\n\trun(vcpu);\n\t;\n')
+        self.assertEqual(without_quirk(C.format(quirk=QUIRK)),
+                         '\tif (again)\n\t\t;\n\trun(vcpu);\n\t;\n')
 
     def test_edit_does_not_fit(self) -> None:
-        for source in C.format(quirk='QUIRK'), f'{C.format(quirk=QUIRK)}#define OTHER {QUIRK}\n', f'\tlong quirk = {QUIRK};\n':
+        for source in C.format(
+                quirk='QUIRK'
+        ), f'{C.format(quirk=QUIRK)}#define OTHER {QUIRK}\n', f'\tlong quirk = {QUIRK};\n':
             with self.assertRaisesRegex(Fatal, 'not as the edit expects'):
                 without_quirk(source)
 

@@ -11,7 +11,8 @@ from proof import story
 from test_vmruns import LOG
 
 LINES = LOG.splitlines()
-NAMES = story.pat_names('#define X 0x0007040600070406ull\n#define L2_PAT\t0x0006010500070406uLL /* */\n')
+NAMES = story.pat_names(
+    '#define X 0x0007040600070406ull\n#define L2_PAT\t0x0006010500070406uLL /* */\n')
 TEXT = '''svm_nested_pat_test npt_on.l2_writes: not ok
       VMRUN
           1  L1 runs with g_pat 0007040600070406
@@ -32,38 +33,56 @@ class Test(unittest.TestCase):
     def test_names_of_test_and_header(self) -> None:
         with tempfile.TemporaryDirectory() as tmp:
             test = Path(tmp) / 'a_test.c'
-            test.write_text('#include "kvm_util.h"\n#include "a.h"\n#define GPAT\t0x0001040500010406ull\n')
+            test.write_text(
+                '#include "kvm_util.h"\n#include "a.h"\n#define GPAT\t0x0001040500010406ull\n')
             (test.parent / 'a.h').write_text('#define HPAT\t0x0007040600070406ull\t/* L1\'s */\n')
-            self.assertEqual(story.pat_names(story.sources(test)), {'0001040500010406': 'GPAT', '0007040600070406': 'HPAT'})
+            self.assertEqual(story.pat_names(story.sources(test)),
+                             {'0001040500010406': 'GPAT', '0007040600070406': 'HPAT'})
 
     def test_wanted(self) -> None:
         vmrun = LINES[2]		# after a result, or the end of a test, it is of no case
-        log = LINES + [vmrun, 'T #  RUN  npt_off.l2_reads ...', 'T ok 2 npt_off.l2_reads # SKIP', vmrun,
-                       'T #  RUN  npt_on.dies ...', vmrun, 'T # nsvm: end', vmrun]
+        log = LINES + [
+            vmrun, 'T #  RUN  npt_off.l2_reads ...', 'T ok 2 npt_off.l2_reads # SKIP', vmrun,
+            'T #  RUN  npt_on.dies ...', vmrun, 'T # nsvm: end', vmrun
+        ]
         for want in '', 'svm_nested_pat_test':
-            self.assertEqual([(s.case, s.verdict, s.vmruns) for s in story.stories(log, want)], [
-                ('npt_on.l2_writes', 'not ok', 9), ('npt_off.l2_reads', 'ok', 0), ('npt_on.dies', '', 1)])
-        self.assertEqual([s.case for s in story.stories(log, 'npt_off.l2_reads')], ['npt_off.l2_reads'])
+            self.assertEqual([(s.case, s.verdict, s.vmruns) for s in story.stories(log, want)],
+                             [('npt_on.l2_writes', 'not ok', 9), ('npt_off.l2_reads', 'ok', 0),
+                              ('npt_on.dies', '', 1)])
+        self.assertEqual([s.case for s in story.stories(log, 'npt_off.l2_reads')],
+                         ['npt_off.l2_reads'])
         self.assertEqual(story.stories(log, 'writes'), [])
 
     def test_boot_begins_anew(self) -> None:
-        log = LINES[:7] + ['B'] + LINES[1:2] + LINES[7:]		# the RDMSR is of the boot before
+        # the RDMSR is of the boot before
+        log = LINES[:7] + ['B'] + LINES[1:2] + LINES[7:]
         what = [e.what for s in story.stories(log) for e in s.events]
         self.assertEqual((what.count('writes'), what.count('reads')), (1, 0))
 
     def test_svg(self) -> None:
-        found = story.stories(LINES[:2] + LINES[4:5] + LINES[2:], 'l2_writes')[0]		# "A" before all else
+        # "A" before all else
+        found = story.stories(LINES[:2] + LINES[4:5] + LINES[2:], 'l2_writes')[0]
         root = ET.fromstring(story.svg({'base': found, 'a < b': found}, NAMES))
         texts = [e.text for e in root.iter('{http://www.w3.org/2000/svg}text')]
-        self.assertLessEqual({'base', 'a < b', 'case: not ok', 'VMRUN', 'reads L2_PAT', 'writes 00010406', '9',
-                              'writes 02020202: #GP', 'access: to L1', '0006010500070406 L2_PAT'}, set(texts))
+        self.assertLessEqual(
+            {
+                'base', 'a < b', 'case: not ok', 'VMRUN', 'reads L2_PAT', 'writes 00010406', '9',
+                'writes 02020202: #GP', 'access: to L1', '0006010500070406 L2_PAT'
+            }, set(texts))
         self.assertFalse({'c000', '0303030303030303'} & set(texts))
-        self.assertEqual(texts.count('00070406'), 4)		# each time that L1 begins to run, in each of the two
-        # vmcb01.g_pat is solid while L1 runs, pale while L2 does; vmcb02.g_pat is there while L2 runs
-        for y, expected in (60, [(1, 2, None), (3, 6, '0.28'), (9, 1, None)]), (96, [(3, 3, None), (6, 3, None)]):
-            boxes = [e for e in root.iter('{http://www.w3.org/2000/svg}rect') if e.get('y') == str(story.TOP + y)]
-            self.assertEqual([((int(e.get('x')) - story.LEFT) / story.WIDE, int(e.get('width')) / story.WIDE,
-                               e.get('opacity')) for e in boxes], expected)
+        # each time that L1 begins to run, in each of the two
+        self.assertEqual(texts.count('00070406'), 4)
+        # vmcb01.g_pat is solid while L1 runs, pale while L2 does; vmcb02.g_pat is there while L2
+        # runs
+        for y, expected in (60, [(1, 2, None), (3, 6, '0.28'), (9, 1, None)]), (96, [(3, 3, None),
+                                                                                     (6, 3, None)]):
+            boxes = [
+                e for e in root.iter('{http://www.w3.org/2000/svg}rect')
+                if e.get('y') == str(story.TOP + y)
+            ]
+            self.assertEqual([((int(e.get('x')) - story.LEFT) / story.WIDE,
+                               int(e.get('width')) / story.WIDE, e.get('opacity'))
+                              for e in boxes], expected)
 
     def test_too_long(self) -> None:
         log = LINES[:3] + LINES[3:6] * 40

@@ -18,7 +18,8 @@ AUTHOR = 'Jürgen Toy With A Name That Makes Git Fold'
 PLACES = [f'BUILD={top}/build', f'PATCHES={top}/patches', f'OVERLAY={overlay}', 'BASE=toy']
 count = 0
 prefix: list[str] = []		# what nsvm is started by
-os.environ.update(HOME=str(top), XDG_CACHE_HOME=f'{top}/cache', XDG_DATA_HOME=f'{top}/data', EMAIL='')
+os.environ.update(HOME=str(top), XDG_CACHE_HOME=f'{top}/cache', XDG_DATA_HOME=f'{top}/data',
+                  EMAIL='')
 sys.path.insert(0, str(lab))
 
 
@@ -64,9 +65,10 @@ def make(*files: tuple[str, str]) -> None:
         d.mkdir(parents=True)
     (top / '.gitconfig').write_text('[user]\nname = Some One Else\nemail = else@example.org\n')
     (patches / 'BASE').write_text('kernel: 1.2.3\n')
-    letter.write_text(f'From {"0" * 40} Mon Sep 17 00:00:00 2001\nFrom: Some Toy\n <toy@example.net>\n'
-                      'Date: Tue, 24 Nov 2026 08:00:00 +0000\nSubject: [PATCH 0/9] Toy\n\nText.\n\n'
-                      'Nobody (0):\n  Old\n\nbase-tree: x\nchange-id: 20260101-toy-0123456789ab\n')
+    letter.write_text(
+        f'From {"0" * 40} Mon Sep 17 00:00:00 2001\nFrom: Some Toy\n <toy@example.net>\n'
+        'Date: Tue, 24 Nov 2026 08:00:00 +0000\nSubject: [PATCH 0/9] Toy\n\nText.\n\n'
+        'Nobody (0):\n  Old\n\nbase-tree: x\nchange-id: 20260101-toy-0123456789ab\n')
     git(tree, 'init', '-q', '-b', 'series')
     commit('Base', *files)
     git(tree, 'tag', 'base')

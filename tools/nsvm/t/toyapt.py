@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-"""For source.t, kernel.t, settings.t: a toy of a kernel in packages, an apt that has them, what must fail
+"""For source.t, kernel.t, settings.t: a toy of a kernel in packages, an apt that has them, what
+must fail
 
 FAKE_APT says what is wrong with that apt; what is not in the directory archive has left it.
 """
@@ -68,7 +69,8 @@ def deb(name: str, version: str, files: dict[str, bytes], arch: str = 'all', to:
     for path, data in {**files, 'DEBIAN/control': control.encode()}.items():
         (d / path).parent.mkdir(parents=True, exist_ok=True)
         (d / path).write_bytes(data)
-    assert run('dpkg-deb', '-Znone', '--build', '--root-owner-group', d, archive / to).returncode == 0
+    assert run('dpkg-deb', '-Znone', '--build', '--root-owner-group', d,
+               archive / to).returncode == 0
 
 
 def commit(message: str, *edit: str) -> None:
@@ -80,14 +82,18 @@ def commit(message: str, *edit: str) -> None:
 
 
 def source(version: str, line: str = '20', at: int = 20, to: str = '') -> None:
-    """A kernel with what package.py and module.py look for, in work and as packages; lines of nested.c are
-    their numbers, but for one, by default the twentieth; to: the suite that has it, instead of the own one"""
+    """A kernel with what package.py and module.py look for, in work and as packages; lines of
+    nested.c are their numbers, but for one, by default the twentieth; to: the suite that has it,
+    instead of the own one"""
     numbers = dict(zip(('VERSION', 'PATCHLEVEL', 'SUBLEVEL'), version.split('.')))
     files = {re.sub(r'\[.*', 'kvm', p).replace('*', 'x'): b'' for p in package.PART}
     files |= {f: b'' for f in ('arch/x86/kvm/Makefile', 'virt/kvm/x', module.UAPI, module.HOST)}
-    files |= {nested: ''.join(f'{n}\n' for n in range(1, 101)).replace(f'{at}\n', f'{line}\n', 1).encode(),
-              'Makefile': ''.join(f'{k} = {v}\n' for k, v in numbers.items()).encode(),
-              'include/ballast': os.urandom(400000), 'scripts/extract-vmlinux': b'cat "$1"'}
+    files |= {
+        nested: ''.join(f'{n}\n' for n in range(1, 101)).replace(f'{at}\n', f'{line}\n',
+                                                                 1).encode(),
+        'Makefile': ''.join(f'{k} = {v}\n' for k, v in numbers.items()).encode(),
+        'include/ballast': os.urandom(400000), 'scripts/extract-vmlinux': b'cat "$1"'
+    }
     for directory in {str(d) for f in files for d in Path(f).parents}:
         files.pop(directory, None)
     for name, data in files.items():
@@ -97,7 +103,8 @@ def source(version: str, line: str = '20', at: int = 20, to: str = '') -> None:
     in_package, tar = top / 'tar.xz', archive / f'linux_{version}.orig.tar.xz'
     for name, tarball in (('linux-source-9.9', in_package), (f'linux-{version}', tar)):
         run('sh', '-c', f'git archive --prefix={name}/ HEAD | xz -0 >{tarball}', where=work)
-    deb('linux-source-9.9', version, {'usr/src/linux-source-9.9.tar.xz': in_package.read_bytes()}, to=to)
+    deb('linux-source-9.9', version, {'usr/src/linux-source-9.9.tar.xz': in_package.read_bytes()},
+        to=to)
 
 
 def base(*more: str) -> None:
@@ -129,13 +136,13 @@ def half_made() -> list[str]:
 
 
 def case(status: int, name: str, pattern: str, *args: str, apt: str = 'good') -> None:
-    """That program, or tree base, ends with that status, if it is not 0 with one line of error, says
-    something that matches, and leaves nothing half-made"""
+    """That program, or tree base, ends with that status, if it is not 0 with one line of error,
+    says something that matches, and leaves nothing half-made"""
     os.environ['FAKE_APT'] = apt
     r = nsvm(*(args or ('tree', 'base')))
     said = (r.stdout + r.stderr).strip()
-    is_((r.returncode, len(r.stderr.splitlines()), bool(re.search(pattern, said, re.S)), half_made()),
-        (status, int(0 < status < 128), True, []), name, said)
+    is_((r.returncode, len(r.stderr.splitlines()), bool(re.search(
+        pattern, said, re.S)), half_made()), (status, int(0 < status < 128), True, []), name, said)
 
 
 def failure(fn: Callable[[], object]) -> str:

@@ -4,8 +4,9 @@ import re
 
 from lib.say import Fatal
 
-LEFTOVERS = re.compile(r'^\s*#?\s*Conflicts:.*|^(<<<<<<<|>>>>>>>|\|\|\|\|\|\|\|) .*|^\(cherry picked from commit .*|'
-                       r'^# .*|^(fixup|squash|amend)! .*', re.M)
+LEFTOVERS = re.compile(
+    r'^\s*#?\s*Conflicts:.*|^(<<<<<<<|>>>>>>>|\|\|\|\|\|\|\|) .*|^\(cherry picked from commit .*|'
+    r'^# .*|^(fixup|squash|amend)! .*', re.M)
 
 
 def check(series, n: int) -> str:

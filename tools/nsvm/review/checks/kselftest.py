@@ -16,8 +16,8 @@ sh ./run_kselftest.sh -t "kvm:$1"
 
 
 def check(series, n: int) -> str:
-    """Installed as make kselftest-install does, all of kvm, so that the Makefile says what is there; and
-    run by run_kselftest.sh in the machine"""
+    """Installed as make kselftest-install does, all of kvm, so that the Makefile says what is
+    there; and run by run_kselftest.sh in the machine"""
     series.sh('''a_test
         headers
         at "$last"
@@ -33,8 +33,8 @@ def check(series, n: int) -> str:
     test = (vm / 'name').read_text().strip()
     put(vm / 'kselftest', IN_MACHINE)
     settings.set(ACCEL='tcg')
-    said = boot.run(series.kernel(), 'check-kselftest', [f'kselftest:{test}'], base=series.base, tests_dir=vm,
-                    files=[vm / 'kselftest.tar'], view=False).text()
+    said = boot.run(series.kernel(), 'check-kselftest', [f'kselftest:{test}'], base=series.base,
+                    tests_dir=vm, files=[vm / 'kselftest.tar'], view=False).text()
     print(said)
     if not re.search(rf'^kvm:{test}$', said, re.M):
         raise Fatal('run_kselftest.sh -l does not list it')

@@ -23,14 +23,16 @@ def check(series, n: int) -> str:
     intel = Kernel(series.work / 'kernel-intel', 'check')
     shutil.rmtree(intel.dir, ignore_errors=True)
     shutil.copytree(kernel.dir, intel.dir, symlinks=True, copy_function=os.link)
-    put(intel.dir / 'modules/order', ''.join(f'{m.stem}\n' for m in kernel.modules if m.stem != 'kvm-amd'))
+    put(intel.dir / 'modules/order',
+        ''.join(f'{m.stem}\n' for m in kernel.modules if m.stem != 'kvm-amd'))
     settings.set(ACCEL='tcg')
     amd = kernel.kvm_amd
-    for label, of, more in (
-            ('no-kvm', kernel, {'files': [vm / 'test']}),
-            ('intel', intel, {'files': [vm / 'test', amd], 'cpu': 'max,vendor=GenuineIntel,family=6,model=85,-svm'}),
-            ('test', kernel, {'parameters': 'nested=0'})):
-        said = boot.run(of, f'check-skip-{label}', [label], base=series.base, tests_dir=vm, view=False, **more).text()
+    for label, of, more in (('no-kvm', kernel, {'files': [vm / 'test']}), (
+            'intel', intel,
+        {'files': [vm / 'test', amd], 'cpu': 'max,vendor=GenuineIntel,family=6,model=85,-svm'}),
+                            ('test', kernel, {'parameters': 'nested=0'})):
+        said = boot.run(of, f'check-skip-{label}', [label], base=series.base, tests_dir=vm,
+                        view=False, **more).text()
         print(said)
         rc = need_match(r'^# nsvm: end .* rc=(\d+)', said, 'the test did not end')
         if rc != '4':

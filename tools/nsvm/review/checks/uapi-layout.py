@@ -26,27 +26,34 @@ def layout(pahole: str) -> dict[tuple, str]:
         if m and not begin and not line.startswith('}'):
             decl = ' '.join(m[1].split())
             ends = decl.startswith('}')
-            found[name, decl, m[2], '' if ends else m[3]] = f'{name} {decl.split(";")[0].split()[-1]} {m[2]} {m[3]}'
+            found[name, decl, m[2],
+                  '' if ends else m[3]] = f'{name} {decl.split(";")[0].split()[-1]} {m[2]} {m[3]}'
         elif size:
             found[name, 'size', size[1]] = f'{name} size 0 {size[1]}'
     return found
 
 
 def check(series, n: int) -> str:
-    """What differs between base and series is what patches/<base>/uapi lists, no more and no less: lines
-    "<+ or -> <struct> <member, or size> <offset> <size>" and "<+ or -> macro <name> <value>" """
+    """What differs between base and series is what patches/<base>/uapi lists, no more and no less:
+    lines "<+ or -> <struct> <member, or size> <offset> <size>" and "<+ or -> macro <name> <value>"
+    """
     series.sh('headers')
-    gcc = ['gcc', '-x', 'c', '-nostdinc', '-isystem', jobs.output(['gcc', '-print-file-name=include']).strip()]
+    gcc = [
+        'gcc', '-x', 'c', '-nostdinc', '-isystem',
+        jobs.output(['gcc', '-print-file-name=include']).strip()
+    ]
     found = []
     for which in ('base', 'series'):
         obj = series.work / f'layout-{which}.o'
         this = [*gcc, '-isystem', series.work / f'headers/{which}/include', '-']
-        jobs.output([*this, '-g', '-fno-eliminate-unused-debug-types', '-c', '-o', obj], input=INCLUDE)
+        jobs.output([*this, '-g', '-fno-eliminate-unused-debug-types', '-c', '-o', obj],
+                    input=INCLUDE)
         have = layout(jobs.output(['pahole', '--expand_types', '--show_private_classes', obj]))
         if len(have) < 300:
             raise Fatal('pahole shows next to nothing')
         macros = jobs.output([*this, '-E', '-dM'], input=INCLUDE)
-        found.append(have | {(m,): f'macro {m}' for m in re.findall(r'^#define (.*)', macros, re.M)})
+        found.append(have | {(m, ): f'macro {m}'
+                             for m in re.findall(r'^#define (.*)', macros, re.M)})
     before, after = found
     gone = [f'- {before[k]}' for k in before if k not in after]
     new = [f'+ {after[k]}' for k in after if k not in before]
@@ -54,9 +61,11 @@ def check(series, n: int) -> str:
     listed = lines(series.base.dir / 'uapi')
     for line in gone + new:
         if line not in listed:
-            raise Fatal(f'{line[2:]} is gone, or elsewhere' if line in gone else f'new, and not intended: {line[2:]}')
+            raise Fatal(f'{line[2:]} is gone, or elsewhere' if line in
+                        gone else f'new, and not intended: {line[2:]}')
     for line in listed:
         if line not in gone + new:
             raise Fatal(f'{rel(series.base.dir)}/uapi lists {line}, which is not so')
     counts = len({k[0] for k in before if len(k) > 1}), sum(len(k) == 1 for k in before)
-    return '%d structs, %d macros; ' % counts + ('new is only what uapi lists' if listed else 'nothing is new')
+    return '%d structs, %d macros; ' % counts + ('new is only what uapi lists'
+                                                 if listed else 'nothing is new')

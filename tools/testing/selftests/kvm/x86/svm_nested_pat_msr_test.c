@@ -3,22 +3,9 @@
  * What L1, L2, the host and an MSR filter of the host read from IA32_PAT, and
  * where it goes what they write.
  */
-#include "kvm_test_harness.h"
-#include "svm_nested_pat.h"
+#include "svm_nested_pat_fixtures.h"
 
 /* ---- Without nested NPT ---- */
-
-FIXTURE(npt_off) { };
-
-FIXTURE_SETUP(npt_off)
-{
-	create_vm(false);
-}
-
-FIXTURE_TEARDOWN(npt_off)
-{
-	kvm_vm_free(vm);
-}
 
 TEST_F(npt_off, l1_and_l2_share_one_pat)
 {
@@ -73,21 +60,6 @@ TEST_F(npt_off, host_write_reaches_l2)
 }
 
 /* ---- With nested NPT ---- */
-
-FIXTURE(npt_on) { };
-
-FIXTURE_SETUP(npt_on)
-{
-	if (!kvm_cpu_has(X86_FEATURE_NPT))
-		SKIP(return, "nested NPT is off (kvm_amd.npt=0)");
-
-	create_vm(true);
-}
-
-FIXTURE_TEARDOWN(npt_on)
-{
-	kvm_vm_free(vm);
-}
 
 TEST_F(npt_on, vmrun_rejects_invalid_g_pat)
 {

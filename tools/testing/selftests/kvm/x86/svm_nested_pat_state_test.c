@@ -8,22 +8,9 @@
  *  - gPAT is hPAT, whichever way the host writes it, and isn't saved
  *  - #VMEXIT leaves vmcb12.g_pat alone, so that the next VMRUN is right again
  */
-#include "kvm_test_harness.h"
-#include "svm_nested_pat.h"
+#include "svm_nested_pat_fixtures.h"
 
 /* ---- The header ---- */
-
-FIXTURE(npt_off) { };
-
-FIXTURE_SETUP(npt_off)
-{
-	create_vm(false);
-}
-
-FIXTURE_TEARDOWN(npt_off)
-{
-	kvm_vm_free(vm);
-}
 
 TEST_F(npt_off, header_gpat_is_neither_saved_nor_used)
 {
@@ -43,21 +30,6 @@ TEST_F(npt_off, header_gpat_is_neither_saved_nor_used)
 	TEST_ASSERT_EQ(read_pat(L2), HPAT);
 	exit_l2();
 	TEST_ASSERT_EQ(vmcb12->save.g_pat, GPAT);
-}
-
-FIXTURE(npt_on) { };
-
-FIXTURE_SETUP(npt_on)
-{
-	if (!kvm_cpu_has(X86_FEATURE_NPT))
-		SKIP(return, "nested NPT is off (kvm_amd.npt=0)");
-
-	create_vm(true);
-}
-
-FIXTURE_TEARDOWN(npt_on)
-{
-	kvm_vm_free(vm);
 }
 
 TEST_F(npt_on, invalid_gpat_in_header_changes_nothing)

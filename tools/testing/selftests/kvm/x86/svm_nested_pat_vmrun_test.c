@@ -4,38 +4,10 @@
  * of L1, entries that fail, RSM among them, an L1 that intercepts IA32_PAT, and
  * accesses that KVM emulates.
  */
-#include "kvm_test_harness.h"
-#include "svm_nested_pat.h"
+#include "svm_nested_pat_fixtures.h"
 
 #define VMCB_CLEAN_NPT	BIT(4)		/* covers NP_ENABLE, nCR3 and G_PAT */
 #define RFLAGS_VM	BIT(17)
-
-FIXTURE(npt_off) { };
-
-FIXTURE_SETUP(npt_off)
-{
-	create_vm(false);
-}
-
-FIXTURE_TEARDOWN(npt_off)
-{
-	kvm_vm_free(vm);
-}
-
-FIXTURE(npt_on) { };
-
-FIXTURE_SETUP(npt_on)
-{
-	if (!kvm_cpu_has(X86_FEATURE_NPT))
-		SKIP(return, "nested NPT is off (kvm_amd.npt=0)");
-
-	create_vm(true);
-}
-
-FIXTURE_TEARDOWN(npt_on)
-{
-	kvm_vm_free(vm);
-}
 
 TEST_F(npt_on, many_vmruns)
 {

@@ -10,6 +10,8 @@ What they do for VMs is shown by make stack VMM=patched.
 
 Results: build/<base>/results/vmms.ktap.  Exit status: 0 all right, 1 not.
 """
+from pathlib import Path
+
 from lib import jobs, ktap
 from lib.base import Base, names
 from lib.say import Fatal
@@ -17,6 +19,8 @@ from proof.test import series_items
 from source import debian, tree, vmm
 
 UNIT, QTEST = 'tests/unit/', 'tests/qtest/'
+FIRMWARE = '/usr/share/qemu', '/usr/share/seabios', '/usr/lib/ipxe/qemu'
+DATA = 'qemu-bundle/usr/local/share/qemu'		# where a QEMU that is not installed looks for it
 
 
 def checkpatch(base: Base, patch: str) -> str:
@@ -38,11 +42,19 @@ def check_patches(base: Base, report: ktap.Report) -> None:
         report.item(not remark, f'checkpatch {p.removesuffix(".patch")}', remark)
 
 
+def link_firmware(data: Path) -> None:
+    """The packaged one, for a QEMU that was built without any."""
+    for f in (f for d in FIRMWARE for f in Path(d).glob('*.[br][io][nm]')):
+        (data / f.name).unlink(missing_ok=True)
+        (data / f.name).symlink_to(f)
+
+
 def run_tests(base: Base, report: ktap.Report) -> None:
     """Those that the series adds or changes; of a qtest, those of its cases that it adds."""
     files = base.git('diff', '--name-only', 'base', 'HEAD', '--', f'{UNIT}*.c', f'{QTEST}*.c').split()
     for program in (f.removesuffix('.c') for f in files):
         obj = vmm.build(vmm.BINARY, program, of=base.name)
+        link_firmware(obj / DATA)
         only = [] if program.startswith(UNIT) else ['-p', '/x86_64/x86/svm-nested-pat']
         text = jobs.output([obj / program, '--tap', '-k', *only], check=False, cwd=obj,
                            env={'QTEST_QEMU_BINARY': f'./{vmm.BINARY}'})

@@ -185,6 +185,7 @@ def command(kernel: Kernel, initrd: Path, disk: Path, how: How, *more: str | Pat
     exact = [
         '-icount', 'shift=0,sleep=off', '-rtc', 'base=2026-01-01T00:00:00,clock=vm', '-seed', '1'
     ]
+    # The first disk, whatever else there is
     drive = ['-drive', f'if=none,id=disk,format=raw,readonly=on,file={disk}',
              '-device', 'virtio-blk-pci,drive=disk']
     memory = max(settings.number('MEMORY'), 1024 if is_debug else 0)
@@ -193,7 +194,7 @@ def command(kernel: Kernel, initrd: Path, disk: Path, how: How, *more: str | Pat
         *(exact if how.icount else []), '-machine', 'q35', '-cpu',
         'host' if accel == 'kvm' else how.cpu or settings.CPU, '-smp', how.cpus, '-m', memory,
         '-no-user-config', '-nodefaults', '-display', 'none', '-no-reboot', '-kernel', kernel.image,
-        '-initrd', initrd, '-append', ' '.join(words), *more, *([] if how.icount else drive)
+        '-initrd', initrd, '-append', ' '.join(words), *([] if how.icount else drive), *more
     ]
 
 

@@ -66,8 +66,8 @@ class Watch:
             _, _, _, vmcb, what, rip, value = line.split()
             if vmcb != self.mine:
                 self.access[self.guest] = what, int(rip, 16), value
-        elif line[0] == 'A':
-            self.guest = self.era + line.split()[5]
+        elif line[0] == 'A' and len(f := line.split()) == 6:		# the last line may be cut off
+            self.guest = self.era + f[5]
         elif line.startswith('T # stack: '):
             text = line[11:].strip()
             self.marks.append((time.monotonic() - self.begun, text))

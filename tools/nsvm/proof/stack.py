@@ -398,7 +398,7 @@ def not_taken(report: ktap.Report, machine: Machine, move: Move) -> str:
 def short(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
     (k, _), v = list(of.items())[-1], vmms()[0]
     machine = Machine(base, of, [v], ':'.join([*PATS, 'on']))
-    seen = machine.run(k, 'stack-short', f'socket:{v.name}:{v.name}:1', RESET)
+    seen = machine.run(k, 'stack-short', f'socket:{v.name}:{v.name}:1', RESET, 2)
     judge_pats(report, k, has_own(k, v), seen[0], seen[2])
     return '\n'.join([table({k: seen[0]}), HEAD, *over_socket(report, Move(k, v, k, v), seen, 1)]) + '\n'
 

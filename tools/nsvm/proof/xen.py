@@ -3,13 +3,16 @@
 
 Debian's own Xen is started by the installed QEMU in L0, on the kernels of stack.py.  Each VMRUN
 is watched, and which PATs each guest was run with decides, not what a console says.  PART is one
-of these, by default all but the last one:
+of these, by default all but the last two:
 
 one      its dom0, a program of ours (machine/xen-guest.c), writes the PATs of other systems
 two      Debian's kernel as dom0 has xl start two guests, each of which writes its own PAT, and
          then save and restore the first one (machine/xen-dom0)
 moved    QEMU saves Xen with a running guest on the stock kernel, and restores it on the series, and
          on the opt-in of it, whose quirk this QEMU leaves enabled
+carried  a QEMU that asks for L2's PAT and carries it (VMM=patched) saves Xen with a running guest
+         on each kernel, mainline's included, and restores it on each; and migrates it over a socket
+         ten times on those that have to be asked
 short    for make test: "one", with the Xen of the machine's own release.
 
 What Xen or dom0 does not bring to its end is tried TRIES times; "two" is a SKIP if none is.
@@ -27,7 +30,7 @@ from typing import Callable
 from kernel import distro
 from kernel.kernels import Kernel
 from lib import jobs, ktap
-from lib.base import Base, put
+from lib.base import Base, mainline, put
 from lib.say import Fatal, say
 from lib.settings import place
 from machine import boot, levels
@@ -43,7 +46,8 @@ FIRST, SECOND = [*PATS][:2]		# what two guests write
 NAMED = NAMES | {XEN: 'Xen'}
 INSTALLED = stack.Vmm('installed', Path('/'))
 TRIES = 4
-PARTS = ('one', 'two', 'moved', 'short')
+COUNT = 10		# migrations over a socket
+PARTS = ('one', 'two', 'moved', 'carried', 'short')
 CC = ['gcc', '-m32', '-march=i686', '-Os', '-Wall', '-Wextra', '-Werror', '-ffreestanding', '-fno-pie', '-no-pie',
       '-fno-stack-protector', '-fno-asynchronous-unwind-tables', '-nostdlib', '-static',
       '-Wl,-Ttext-segment=0x100000,--build-id=none']
@@ -67,16 +71,16 @@ class L1(stack.Machine):
     """Boots of L0 with a Xen in the room"""
 
     def __init__(self, base: Base, of: dict[str, Kernel], suite: str, settings: tuple[str, str, str],
-                 more: dict[str, Path]) -> None:
+                 more: dict[str, Path], v: stack.Vmm = INSTALLED) -> None:
         """settings: megabytes, modules with their command lines, command line; more: files beside it"""
         self.base, self.of, self.dir = base, of, base.b / 'xen'
         self.dir.mkdir(exist_ok=True)
         packed = unpacked(suite) / f'boot/xen-{VERSIONS[suite]}-amd64.gz'
         (self.dir / 'xen').write_bytes(gzip.decompress(packed.read_bytes()))
         put(self.dir / 'xen.settings', ''.join(f'{line}\n' for line in settings))
-        put(self.dir / 'installed.vmm', INSTALLED.settings('installed'))
-        files = {name: self.dir / name for name in ('xen', 'xen.settings', 'installed.vmm')}
-        self.room = levels.make({'installed': INSTALLED.root}, {**files, **more}, self.dir / 'room')
+        put(self.dir / f'{v.name}.vmm', v.settings(v.name))
+        files = {name: self.dir / name for name in ('xen', 'xen.settings', f'{v.name}.vmm')}
+        self.room = levels.make({v.name: v.root}, {**files, **more}, self.dir / 'room')
 
 
 def guest(base: Base) -> Path:
@@ -87,10 +91,10 @@ def guest(base: Base) -> Path:
     return to
 
 
-def with_guest(base: Base, of: dict[str, Kernel], suite: str, does: str) -> L1:
+def with_guest(base: Base, of: dict[str, Kernel], suite: str, does: str, v: stack.Vmm = INSTALLED) -> L1:
     """Our guest is dom0"""
     return L1(base, of, suite, ('384', f'xen-guest {does}', f'{CONSOLE} dom0=pvh dom0-iommu=none dom0_mem=64M'),
-              {'xen-guest': guest(base)})
+              {'xen-guest': guest(base)}, v)
 
 
 class Dom0(Kernel):
@@ -299,6 +303,55 @@ def moved(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) ->
     return out
 
 
+def not_carried(m: stack.Moved, shared: bool) -> str:
+    """What is not as it must be, where L2 keeps its PAT.  shared: L1 has had the same one since before"""
+    ran, mine = {*m.phase.first, *m.phase.l2}, CARRIED if shared else XEN
+    if m.flags == 'none' or not int(m.flags, 16) & 1:
+        return f'L2 was not active: nested state has flags {m.flags}'
+    if ran != {CARRIED} or {*m.phase.l1} - {mine}:
+        return f'L2 runs with {named([*ran])}, Xen with {named([*m.phase.l1])}'
+    bad = [f'{n}: {pat}, {memory}' for n, pat, memory in m.reads[1:] if (pat, memory) != (CARRIED, 'right')]
+    return f'L2 reads {bad[0]}' if bad else ''
+
+
+def restored_on(w: Watch, log: str, move: stack.Move) -> tuple[str, str]:
+    """What a restore was, and what is not as it must be."""
+    refusal = re.search(r'^# stack: refused \S+?: (.*)$', log, re.M)
+    if refusal or move.refused:
+        right = refusal and move.refused and stack.REFUSAL in refusal[1]
+        return 'is refused', '' if right else refusal[1] if refusal else 'it is not'
+    them = stack.moved(w, log, '')
+    if not them:
+        return 'is restored', 'it is not'
+    if stack.KINDS[move.saver] == 'shared' and stack.KINDS[move.restorer] != 'asked':
+        own = stack.has_own(move.restorer, move.to)
+        return 'loses its PAT' if own else 'shares its PAT', wrong(them[0], own)
+    return 'keeps its PAT', not_carried(them[0], stack.KINDS[move.saver] == 'shared')
+
+
+def carried(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) -> list[str]:
+    v = stack.vmms()[0]
+    if not v.asks:
+        raise Fatal('carried: VMM= has to be a QEMU that asks for L2\'s PAT, such as patched')
+    machine, out = with_guest(base, of, suite, f'{CARRIED} on', v), ['', f'Moved by the {v.name} QEMU while a guest runs']
+    for a in of:
+        machine.run(a, f'xen-save-{a}', f'save:guest:{v.name}', RESET, 2)
+        for b in of:
+            w, _, log = machine.run(b, f'xen-{a}-{b}', f'restore:{v.name}-{v.name}-guest', CARRIED, 2)
+            what, why = restored_on(w, log, stack.Move(a, v, b, v))
+            report.item(not why, f'{a} -> {b}: the guest {what}', why)
+            out.append(f'{a + " -> " + b:<22} the guest {what}{" NOT: " + why if why else ""}')
+    for k in (k for k in of if stack.KINDS[k] == 'asked'):
+        w, _, log = machine.run(k, f'xen-socket-{k}', f'socket:{v.name}:{v.name}:{COUNT}', RESET, 3)
+        them = stack.moved(w, log, '')
+        bad = [f'{len(them)} of {COUNT}'] * (len(them) != COUNT)
+        bad += [why for m in them if m.who.endswith('guest') and (why := not_carried(m, False))]
+        bad += ['L2 lost its PAT'] * any({*m.phase.first, *m.phase.l2} != {CARRIED} for m in them)
+        report.item(not bad, f'{k}: {COUNT} over a socket, the guest keeps its PAT', bad[0] if bad else '')
+        out.append(f'{k}: {len(them)} over a socket, {sum(m.phase.l2.total() for m in them)} VMRUNs of the guest')
+    return out
+
+
 def main(args: list[str]) -> int:
     if args[1:] or args and args[0] not in PARTS:
         raise Fatal(f'usage: xen [{"|".join(PARTS)}]')
@@ -309,6 +362,7 @@ def main(args: list[str]) -> int:
     parts = {'one': lambda: [line for suite in VERSIONS for line in one(base, of, report, suite)],
              'two': lambda: two(base, of, report, own),
              'moved': lambda: moved(base, stack.with_kernels_of(stack.opt_ins(base), base), report, own),
+             'carried': lambda: carried(base, stack.with_kernels_of([*stack.opt_ins(base), mainline()], base), report, own),
              'short': lambda: one(base, of, report, own)}
     out = [f'{"":<20}  {"on":<6}  {"who":<17}  runs with the PATs of, one after the other']
     for part in args or PARTS[:3 if 'stock' in of else 2]:

@@ -16,8 +16,9 @@ smp      L1 and L2 have two CPUs (and L0, with SMP=2), L2's write different PATs
          L1's.  With which of them does each run?
 short    for make test: pats, on the series only
 
-PART=xen has Xen as L1, see xen.py.  PART can also be tests of others, which must say the same of each kernel: a file *.flat of kvm-unit-tests, a
-program kvm_svm* of LTP (static), or a directory of these, see proof/suites.py.
+PART=xen has Xen as L1, see xen.py.  PART can also be tests of others, which must say the same of each
+kernel: a file *.flat of kvm-unit-tests, a program kvm_svm* of LTP (static), or a directory of these,
+see proof/suites.py.
 
 VMM names the QEMUs in L0, older ones first, with blanks between: installed, newest (the lab's own, of
 build/qemu), patched (the newest with patches, built on demand), a directory of patches/ with another
@@ -193,6 +194,11 @@ def keeps(w: Watch) -> bool:
     return bool(pats) and pats[-1] in NAMES and NAMES[pats[-1]] == 'Linux' and pats.count(pats[-1]) == 1
 
 
+def judge_view(report: ktap.Report, name: str, check: vmruns.Check) -> None:
+    """Is what the plugin saw right?"""
+    report.item(check.ok, name, check.figures if check.ok else check.text().split('\n')[0])
+
+
 def judge_pats(report: ktap.Report, k: str, own: bool, w: Watch, log: str) -> None:
     """k: kernel and VMM, for people; own: L2 runs with its own PAT from the first VMRUN on, else with
     that of L1 whatever it wrote"""
@@ -221,7 +227,7 @@ def pats(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
         seen[name], check, log = machine.run(k, f'stack-{k}-{v.name}', f'run:{v.name}', RESET)
         judge_pats(report, name, has_own(k, v), seen[name], log)
         if has_own(k, v):
-            report.item(check.ok, f'{name}: VMRUNs', check.figures if check.ok else check.text().split('\n')[0])
+            judge_view(report, f'{name}: VMRUNs', check)
     put(base.results / 'stack.svg', svg({f'{base.name}, {name} QEMU': w for name, w in seen.items()}, NAMES))
     return table(seen)
 
@@ -366,7 +372,7 @@ def over_socket(report: ktap.Report, move: Move, seen: tuple[Watch, vmruns.Check
     bad += ['L2 lost count'] if numbers != list(range(1, len(numbers) + 1)) or counted != sorted(set(counted)) else []
     report.item(not bad, f'{name}: {count} over a socket', bad[0] if bad else f'L2 counts, to {len(numbers)}')
     if has_own(move.restorer, move.to):
-        report.item(check.ok, f'{check.label}: VMRUNs', check.figures if check.ok else check.text().split('\n')[0])
+        judge_view(report, f'{check.label}: VMRUNs', check)
     return [line(m) for m in them]
 
 
@@ -401,7 +407,7 @@ def short(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
     watch, check, log = machine.run(k, 'stack-short', f'run:{v.name}', RESET, 2)
     judge_pats(report, k, has_own(k, v), watch, log)
     if has_own(k, v):
-        report.item(check.ok, f'{k}: VMRUNs', check.figures if check.ok else check.text().split('\n')[0])
+        judge_view(report, f'{k}: VMRUNs', check)
     return table({k: watch})
 
 
@@ -418,7 +424,7 @@ def smp(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
         works = 'memory is wrong' not in log and 'L2 is done' in log
         report.item(works, f'{k}: L2 works', f'{log.count("memory is right")} checksums')
         if own:
-            report.item(check.ok, f'{k}: VMRUNs', check.figures if check.ok else check.text().split('\n')[0])
+            judge_view(report, f'{k}: VMRUNs', check)
         out += vcpus.rows(k, watch)
     return '\n'.join(out) + '\n'
 

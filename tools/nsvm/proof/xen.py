@@ -232,7 +232,7 @@ def one(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) -> l
         must = {f'reads {pat}, memory is right' for pat in PATS}
         report.item(reads == must, f'{title}, {k}: what the guest reads is what it wrote', '; '.join(sorted(reads ^ must)))
         if has_own(k):
-            report.item(check.ok, f'{check.label}: VMRUNs', check.figures if check.ok else check.text().split('\n')[0])
+            stack.judge_view(report, f'{check.label}: VMRUNs', check)
         out += rows(title, k, w)
     return out
 

@@ -29,7 +29,7 @@
  *			#VMEXIT, and the guest had READ control registers (bits)
  *			otherwise than the VMCB's INTERCEPTS of that say: for
  *			another one's reason (EXITCODE 0 to f), or not intercepted.
- *			QEMU does so: Documentation/qemu-cr-intercepts.txt
+ *			QEMU does so: Documentation/qemu-cr-reads.md
  *   T TEXT		a line written to the serial port COM2: the tests' output
  *   E NUMBER end|limit|unreadable
  *			the end; or LINES lines were written; or there was no

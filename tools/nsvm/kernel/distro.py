@@ -21,10 +21,8 @@ from source.debian import NOT_HERE
 
 FLAVOUR = 'cloud-amd64'
 # What compiles a module, for headers whose programs are of a newer release than the machine's
-TOOLS = [
-    'make', 'binutils', 'libelf1t64', 'base-files', 'dash', 'bash', 'coreutils', 'sed', 'grep',
-    'mawk', 'diffutils', 'findutils'
-]
+TOOLS = ['make', 'binutils', 'libelf1t64', 'base-files', 'dash', 'bash', 'coreutils', 'sed', 'grep',
+         'mawk', 'diffutils', 'findutils']
 # What a test of KVM loads: its disk, KVM
 LOADED = ('virtio_pci', 'virtio_blk', 'kvm-amd')
 MORE = ('msr',)		# kept beside them: guests of guests
@@ -72,18 +70,14 @@ def fetch_all(version: str, suite: str) -> tuple[str, list[Path]]:
         if not headers:
             raise Fatal(f'apt knows no linux-headers-*-{FLAVOUR} of version {version}', NOT_HERE)
         release = headers.removeprefix('linux-headers-')
-        image = next(
-            (p for p in (f'linux-image-{release}-unsigned', f'linux-image-{release}') if apt.show(p)
-             ), '')
+        image = next((p for p in (f'linux-image-{release}-unsigned', f'linux-image-{release}')
+                      if apt.show(p)), '')
         if not image:
             raise Fatal(f'apt has {headers}, but no linux-image-{release}', NOT_HERE)
         # Since 7.x, an image is several packages
-        needed = {
-            m
-            for p in (image, headers) for r in apt.show(p) if r.get('Version') == version
-            for m in re.findall(r'linux-(?:headers|kbuild|binary|modules)-[^\s,]+',
-                                r.get('Depends', ''))
-        }
+        needed = {m for p in (image, headers) for r in apt.show(p) if r.get('Version') == version
+                  for m in re.findall(r'linux-(?:headers|kbuild|binary|modules)-[^\s,]+',
+                                      r.get('Depends', ''))}
         names = [image, headers, *sorted(needed - {image, headers})]
         return release, [apt.fetch(p, version) for p in names]
 
@@ -141,8 +135,8 @@ def unpack(base: Base, release: str, debs: list[Path], to: Path) -> None:
         script = base.src / 'scripts/extract-vmlinux'
         with open(to / 'vmlinux', 'wb') as f:
             vmlinuz = next((v for v in (to / 'image').rglob('vmlinuz*')), None)
-            if not vmlinuz or jobs.finish(
-                    jobs.start(['sh', script, vmlinuz], stdout=f, stderr=subprocess.DEVNULL)):
+            if not vmlinuz or jobs.finish(jobs.start(['sh', script, vmlinuz], stdout=f,
+                                                     stderr=subprocess.DEVNULL)):
                 raise Fatal(f'extract-vmlinux cannot unpack the vmlinuz of {release}')
         vmlinuz.replace(to / 'vmlinuz')		# a boot loader takes only that
         keep_modules(to / 'image', to / 'modules')
@@ -170,8 +164,8 @@ def make(base: Base, d: Path, tmp: Path) -> Path:
     version, suite, _ = release.of_src(base)
     root = info(base, 'root')
     kept = ' '.join(LOADED + MORE)
-    if info(base, 'version') == version and info(
-            base, 'kept') == kept and (not root or Path(root, 'packages').exists()):
+    if info(base, 'version') == version and info(base, 'kept') == kept and (
+            not root or Path(root, 'packages').exists()):
         return d
     kernel, debs = fetch_all(version, suite)
     try:
@@ -179,28 +173,24 @@ def make(base: Base, d: Path, tmp: Path) -> Path:
         unpack(base, kernel, debs, tmp)
         headers = tmp / f'root/usr/src/linux-headers-{kernel}'
         if not (headers / 'Module.symvers').exists():
-            raise Fatal(
-                f'headers and image are of different ABIs: no linux-headers-{kernel} beside the image'
-            )
+            raise Fatal(f'headers and image are of different ABIs: no linux-headers-{kernel} '
+                        'beside the image')
         # They think that they are in /usr/src
         makefile = headers / 'Makefile'
         makefile.write_text(makefile.read_text().replace('/usr/src/', f'{d}/root/usr/src/'))
         compiler = re.search(r'(gcc-[0-9]+)', (headers / '.kernelvariables').read_text())
         cc = compiler[1] if compiler else 'gcc'
         root = ''
-        programs = [
-            f for name in ('modpost*', 'objtool*') for f in (tmp / 'root').rglob(name)
-            if f.is_file()
-        ]
+        programs = [f for name in ('modpost*', 'objtool*') for f in (tmp / 'root').rglob(name)
+                    if f.is_file()]
         unusable = not shutil.which(cc) or 'not found' in jobs.output(
             ['sh', '-c', f'ldd {" ".join(map(str, programs))} 2>&1'], check=False)
         if unusable and debian.Archive(suite).suite:
             # Headers, and the programs in them, are for a newer release
             newer = suite.removesuffix('-security')
             root = debian.root(newer, f'{newer}-tools', [cc, *TOOLS])
-        put(
-            tmp / 'info',
-            f'version {version}\nrelease {kernel}\nheaders {d}/root/usr/src/linux-headers-{kernel}\n'
+        put(tmp / 'info', f'version {version}\nrelease {kernel}\nheaders '
+            f'{d}/root/usr/src/linux-headers-{kernel}\n'
             f'compiler {cc}\nroot {root}\nkept {kept}\n')
         put(used(version), ' '.join([kernel, *(d.name.split('_')[0] for d in debs)]) + '\n')
         shutil.rmtree(d, ignore_errors=True)

@@ -51,10 +51,8 @@ def values(release: str, version: str, modules: list[str]) -> dict[str, str]:
         f'BUILT_MODULE_NAME[{i}]="{m}"\nBUILT_MODULE_LOCATION[{i}]="{KVM}"\nDEST_MODULE_LOCATION[{i}]="/updates"'
         for i, m in enumerate(modules)
     ]
-    return {
-        'ABI': abi, 'RELEASES': releases, 'TESTED': release, 'VERSION': version,
-        'MODULES': '\n'.join(conf)
-    }
+    return {'ABI': abi, 'RELEASES': releases, 'TESTED': release, 'VERSION': version,
+            'MODULES': '\n'.join(conf)}
 
 
 def fill(name: str, values: dict[str, str]) -> str:
@@ -63,9 +61,8 @@ def fill(name: str, values: dict[str, str]) -> str:
 
 def changelog(base: Base, version: str, maintainer: str) -> str:
     subjects = base.git('log', '--reverse', '--format=%s', f'{base.root()}..HEAD').splitlines()
-    items = [
-        textwrap.fill(s, 76, initial_indent='  * ', subsequent_indent='    ') for s in subjects
-    ]
+    items = [textwrap.fill(s, 76, initial_indent='  * ', subsequent_indent='    ')
+             for s in subjects]
     return '\n'.join([f'{NAME} ({version}) UNRELEASED; urgency=medium\n', *items,
                       f'\n -- {maintainer}  {base.git("log", "-1", "--format=%aD")}\n'])
 
@@ -81,10 +78,8 @@ def write(base: Base, to: Path, version: str) -> None:
         hidden.unlink()
     for m in modules:
         # A module without a version is to DKMS the same as the kernel's own, and not installed
-        put(
-            src / KVM / f'{m}-version.c',
-            f'// SPDX-License-Identifier: GPL-2.0\n#include <linux/module.h>\nMODULE_VERSION("{version}");\n'
-        )
+        put(src / KVM / f'{m}-version.c', '// SPDX-License-Identifier: GPL-2.0\n#include '
+            f'<linux/module.h>\nMODULE_VERSION("{version}");\n')
         put(src / KVM / 'Kbuild', read(src / KVM / 'Kbuild') + f'{m}-y += {m}-version.o\n')
     filled = values(distro.info(base, 'release'), version, modules)
     filled['MAINTAINER'] = maintainer = need_match(r'^M:\s*(.*)$', read(place.top / 'MAINTAINERS'),

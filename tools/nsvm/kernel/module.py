@@ -41,26 +41,21 @@ def changed_macros(before: str, after: str) -> set[str] | None:
     if rest_before != rest_after:
         return None
     changed = {name for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
-    while more := {
-            name
-            for name, body in now.items()
-            if name not in changed and changed & set(re.findall(r'\w+', body))
-    }:
+    while more := {name for name, body in now.items() if name not in changed
+                   and changed & set(re.findall(r'\w+', body))}:
         changed |= more
     return None if changed & set(re.findall(r'\w+', rest_after)) else changed
 
 
 def goes_with_modules(base: Base, tree: str) -> bool:
     """Can the change of HOST alter nothing that vmlinux was compiled with?"""
-    changed = changed_macros(
-        *(base.git('show', f'{commit}:{HOST}') for commit in (base.root(), tree)))
+    changed = changed_macros(*(base.git('show', f'{commit}:{HOST}')
+                               for commit in (base.root(), tree)))
     if changed is None:
         return False
     # A macro of the same name in another header might be in a struct, too
-    users = [
-        base.git('grep', '-lw', name, tree, '--', 'include', 'arch/x86/include',
-                 check=False).splitlines() for name in changed
-    ]
+    users = [base.git('grep', '-lw', name, tree, '--', 'include', 'arch/x86/include',
+                      check=False).splitlines() for name in changed]
     return all(user == f'{tree}:{HOST}' for found in users for user in found)
 
 
@@ -120,9 +115,8 @@ def compiler(base: Base) -> str:
     cc = distro.info(base, 'compiler')
     runs = distro.runner(base)
     if jobs.call([*runs, cc, '--version']) if runs else not shutil.which(cc):
-        raise Fatal(
-            f'the headers of {distro.info(base, "release")} want {cc}, which is not installed',
-            NOT_HERE)
+        raise Fatal(f'the headers of {distro.info(base, "release")} want {cc}, which is not '
+                    'installed', NOT_HERE)
     return cc
 
 
@@ -143,20 +137,17 @@ def build(base: Base, tree: str, obj: Path, to: Path, label: str, quiet: bool = 
         old.unlink()
     if modules:
         write_sources(base, tree, obj, modules)
-        jobs.step(
-            'KERNEL', base.logs / f'build-{label}.log',
-            f'{", ".join(f"{m}.ko" for m in modules)} of {label} built for '
-            f'{distro.info(base, "release")}', [
-                *distro.runner(base), 'make', '-C',
-                distro.info(base, 'headers'), f'M={obj}/arch/x86/kvm', f'-j{jobs.workers()}', 'W=1',
-                f'CONFIG_KVM_WERROR={"y" if werror else ""}', 'CONFIG_DEBUG_INFO_BTF_MODULES=',
-                'cmd_checkdoc=', f'CC={cc}', 'modules'
-            ], f'{label} does not build', quiet=quiet)
+        jobs.step('KERNEL', base.logs / f'build-{label}.log',
+                  f'{", ".join(f"{m}.ko" for m in modules)} of {label} built for '
+                  f'{distro.info(base, "release")}',
+                  [*distro.runner(base), 'make', '-C', distro.info(base, 'headers'),
+                   f'M={obj}/arch/x86/kvm', f'-j{jobs.workers()}', 'W=1',
+                   f'CONFIG_KVM_WERROR={"y" if werror else ""}', 'CONFIG_DEBUG_INFO_BTF_MODULES=',
+                   'cmd_checkdoc=', f'CC={cc}', 'modules'], f'{label} does not build', quiet=quiet)
     for m in read(d / 'modules/order').split():
         if m in modules:
-            jobs.output([
-                'strip', '--strip-debug', '-o', to / f'modules/{m}.ko', obj / f'arch/x86/kvm/{m}.ko'
-            ])
+            jobs.output(['strip', '--strip-debug', '-o', to / f'modules/{m}.ko',
+                         obj / f'arch/x86/kvm/{m}.ko'])
         else:
             (to / f'modules/{m}.ko').symlink_to(d / f'modules/{m}.ko')
     put(to / 'modules/order', read(d / 'modules/order'))

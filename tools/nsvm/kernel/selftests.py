@@ -23,11 +23,9 @@ from lib.settings import place, rel, settings
 from source import tree as source_tree
 
 # Tests of the base that have nothing to do with PAT and must not notice it
-NEIGHBOURS = [
-    'svm_vmcall_test', 'svm_nested_shutdown_test', 'svm_nested_soft_inject_test',
-    'svm_int_ctl_test', 'nested_exceptions_test', 'hyperv_svm_test', 'state_test', 'smm_test',
-    'set_sregs_test', 'triple_fault_event_test'
-]
+NEIGHBOURS = ['svm_vmcall_test', 'svm_nested_shutdown_test', 'svm_nested_soft_inject_test',
+              'svm_int_ctl_test', 'nested_exceptions_test', 'hyperv_svm_test', 'state_test',
+              'smm_test', 'set_sregs_test', 'triple_fault_event_test']
 SELFTESTS = 'tools/testing/selftests'
 QUIRK, MAINLINE_TEST = 'KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT', 'svm_nested_pat_mainline'
 
@@ -40,10 +38,8 @@ def pat_tests(base: Base) -> list[str]:
     """Known when BASE is, and that is before anything is done"""
     if own := base.own_tests():
         return own
-    return [
-        f.stem for f in (place.overlay / 'svm_nested_pat_test.c',
-                         *sorted(place.overlay.glob('svm_nested_pat_*_test.c'))) if f.exists()
-    ]
+    return [f.stem for f in (place.overlay / 'svm_nested_pat_test.c',
+                             *sorted(place.overlay.glob('svm_nested_pat_*_test.c'))) if f.exists()]
 
 
 def wanted(base: Base) -> list[str]:
@@ -88,11 +84,9 @@ def shadow_tree(of: Base, shadow: Path, newer: bool,
     strict = [f.stem for f in ours if f.suffix == '.c'] + of.own_tests()
     makefile = ['include Makefile', *(f'$(OUTPUT)/{arch}/{t}.o: CFLAGS += -Werror' for t in strict)]
     if newer:
-        makefile += [
-            'LDLIBS += $(OUTPUT)/regions.o', '$(TEST_GEN_PROGS): $(OUTPUT)/regions.o',
-            f'$(OUTPUT)/regions.o: {place.lab}/kernel/regions.c',
-            '\t$(CC) $(CFLAGS) -Werror -c -o $@ $<'
-        ]
+        makefile += ['LDLIBS += $(OUTPUT)/regions.o', '$(TEST_GEN_PROGS): $(OUTPUT)/regions.o',
+                     f'$(OUTPUT)/regions.o: {place.lab}/kernel/regions.c',
+                     '\t$(CC) $(CFLAGS) -Werror -c -o $@ $<']
     put(kvm / 'Makefile.nsvm', '\n'.join(makefile) + '\n')
     return kvm
 
@@ -108,14 +102,11 @@ def headers(of: Base, tree: str, to: Path) -> str:
     shutil.rmtree(to, ignore_errors=True)
     (to / 'scripts').mkdir(parents=True)
     jobs.output(['gcc', '-O2', '-o', to / 'scripts/unifdef', of.src / 'scripts/unifdef.c'])
-    paths = set(
-        of.git('ls-tree', '-r', '--name-only', tree, '--', 'include/uapi',
-               'arch/x86/include/uapi').split())
+    paths = set(of.git('ls-tree', '-r', '--name-only', tree, '--', 'include/uapi',
+                       'arch/x86/include/uapi').split())
     # Those of 7.3 have vfio's library as well
-    todo = [
-        f for d in ('kvm', 'vfio') for f in (of.src / SELFTESTS / d).rglob('*.[chS]')
-        if f.is_file()
-    ]
+    todo = [f for d in ('kvm', 'vfio') for f in (of.src / SELFTESTS / d).rglob('*.[chS]')
+            if f.is_file()]
     made: dict[str, Path] = {}
     while todo:
         for name in re.findall(r'#\s*include <((?:linux|asm|asm-generic)/[a-z_0-9-]+\.h)>',
@@ -129,9 +120,8 @@ def headers(of: Base, tree: str, to: Path) -> str:
     found = [(header, to / 'usr/include' / name) for name, header in made.items()]
     for _, installed in found:
         installed.parent.mkdir(parents=True, exist_ok=True)
-    list(
-        jobs.each(lambda f: jobs.output(['sh', of.src / 'scripts/headers_install.sh', *f], cwd=to),
-                  found))
+    list(jobs.each(lambda f: jobs.output(['sh', of.src / 'scripts/headers_install.sh', *f], cwd=to),
+                   found))
     put(to / 'stamp', made_of)
     say('SELFTESTS', f'{len(found)} user-space headers made ({elapsed(begin)})')
     return made_of
@@ -152,9 +142,8 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = (), unaware: bool = F
     arch, out = arch_dir(of.src), base.b / f'selftests{which}'
     ours = [f.stem for f in overlay_files(of, '*.c')]
     asked = list(dict.fromkeys([*pat_tests(base), *wanted(base), *tests]))
-    names = [
-        t for t in asked if t in ours or (of.src / SELFTESTS / 'kvm' / arch / f'{t}.c').exists()
-    ]
+    names = [t for t in asked if t in ours
+             or (of.src / SELFTESTS / 'kvm' / arch / f'{t}.c').exists()]
     for t in set(wanted(base)) - set(names) - set(pat_tests(base)):
         raise Fatal(f'no test {t} in {rel(of.src)}/{SELFTESTS}/kvm/{arch}')
     if not ours and not of.own_tests():
@@ -162,11 +151,9 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = (), unaware: bool = F
             f'{rel(of.src)} has no KVM_STATE_SVM_VALID_GPAT: only its own tests are built')
     tree = of.commit() if unaware else of.worktree()
     headers_id = headers(of, tree, base.b / f'headers{which}')
-    made_of = digest(
-        headers_id, settings.CC, str(of.src),
-        of.git('rev-parse',
-               *(f'{tree}:{d}' for d in (SELFTESTS, 'tools/include', 'tools/arch/x86/include'))),
-        *sorted(place.overlay.glob('*.[ch]')), Path(__file__))
+    made_of = digest(headers_id, settings.CC, str(of.src), of.git('rev-parse', *(
+        f'{tree}:{d}' for d in (SELFTESTS, 'tools/include', 'tools/arch/x86/include'))),
+                     *sorted(place.overlay.glob('*.[ch]')), Path(__file__))
     have = read(out / '.stamp').split()
     todo = [t for t in names if have[:1] != [made_of] or t not in have]
     if not todo:
@@ -217,9 +204,8 @@ def without_quirk(source: str) -> str:
     """A test of mainline without the statements that ask for the quirk, or disable it"""
     text, found = re.subn(rf'\b\w+\([^;{{}}]*\b{QUIRK}\b[^;{{}}]*;', ';', source)
     if not found or QUIRK in text:
-        raise Fatal(
-            f"mainline's test is not as the edit expects it: {found} statements with {QUIRK} "
-            f'removed, {text.count(QUIRK)} others left')
+        raise Fatal(f"mainline's test is not as the edit expects it: {found} statements with "
+                    f"{QUIRK} " f'removed, {text.count(QUIRK)} others left')
     return text
 
 
@@ -253,8 +239,6 @@ def mainline_test(quirk: bool = False) -> Path:
 def main(args: list[str]) -> int:
     base = source_tree.make(Base())
     build(base, args or [*NEIGHBOURS, *(f.stem for f in overlay_files(base, '*.c'))])
-    say(
-        'SELFTESTS',
-        f'{rel(base.b)}/selftests: copy svm_nested_pat*_test to an AMD machine and start them as root'
-    )
+    say('SELFTESTS', f'{rel(base.b)}/selftests: copy svm_nested_pat*_test to an AMD machine and '
+        'start them as root')
     return 0

@@ -21,11 +21,9 @@ from source import package, release
 from source import tree as source_tree
 
 # Of a source, what it takes to compile KVM's files
-FOR_OBJECTS = [
-    'COPYING', 'Kbuild', 'Makefile', '*Kconfig*', 'arch/x86', 'drivers/Makefile', 'fs/Makefile',
-    'include', 'init', 'ipc/Makefile', 'kernel', 'lib/Makefile', 'scripts', 'tools', 'usr/Makefile',
-    'virt'
-]
+FOR_OBJECTS = ['COPYING', 'Kbuild', 'Makefile', '*Kconfig*', 'arch/x86', 'drivers/Makefile',
+               'fs/Makefile', 'include', 'init', 'ipc/Makefile', 'kernel', 'lib/Makefile',
+               'scripts', 'tools', 'usr/Makefile', 'virt']
 # Not made: what no kernel is compiled from
 NO_SOURCE = {'Documentation', 'LICENSES', 'CREDITS', 'MAINTAINERS'}
 
@@ -39,9 +37,8 @@ def fragments(base: Base, debug: bool) -> list[Path]:
 
 def has_symbol(whole: Path, symbol: str) -> bool:
     """Does any Kconfig of that source define CONFIG_...?"""
-    return bool(
-        git(whole, 'grep', '-lE', rf'^\s*(menu)?config {symbol[7:]}$', '--', 'Kconfig*',
-            '*/Kconfig*', check=False))
+    return bool(git(whole, 'grep', '-lE', rf'^\s*(menu)?config {symbol[7:]}$', '--', 'Kconfig*',
+                    '*/Kconfig*', check=False))
 
 
 def check_config(base: Base, whole: Path, obj: Path, files: list[Path]) -> None:
@@ -55,13 +52,10 @@ def check_config(base: Base, whole: Path, obj: Path, files: list[Path]) -> None:
     want: dict[str, str] = {}
     for s, off in re.findall(r'^(?:# )?(CONFIG_[A-Z0-9_]+)( is not set|=.*)$', text, re.M):
         want[s] = off
-    lost = [
-        s + v for s, v in want.items() if s not in none and v.startswith('=') and s + v not in have
-    ]
-    lost += [
-        f'{s}=n' for s, v in want.items()
-        if s not in none and not v.startswith('=') and {f'{s}=y', f'{s}=m'} & have
-    ]
+    lost = [s + v for s, v in want.items() if s not in none and v.startswith('=')
+            and s + v not in have]
+    lost += [f'{s}=n' for s, v in want.items() if s not in none and not v.startswith('=')
+             and {f'{s}=y', f'{s}=m'} & have]
     if base.linux:
         # Of any release: what it does not know is not asked for
         lost = [s for s in lost if has_symbol(whole, s.partition('=')[0])]
@@ -72,13 +66,11 @@ def check_config(base: Base, whole: Path, obj: Path, files: list[Path]) -> None:
 def make_argv(source: Path, obj: Path, werror: bool = True) -> list[str | Path]:
     """How make is started for a whole kernel: W=1, but for the kernel-doc pass, one perl for each
     of a thousand files."""
-    return [
-        'make', '-C', source, f'O={obj}', f'-j{jobs.workers()}', 'W=1', 'cmd_checkdoc=',
-        'LOCALVERSION=', 'KBUILD_BUILD_USER=nsvm', 'KBUILD_BUILD_HOST=lab',
-        'KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 2026',
-        'LLVM=1' if settings.CC == 'clang' else f'CC={settings.CC}',
-        *([] if werror else ['CONFIG_KVM_WERROR='])
-    ]
+    return ['make', '-C', source, f'O={obj}', f'-j{jobs.workers()}', 'W=1', 'cmd_checkdoc=',
+            'LOCALVERSION=', 'KBUILD_BUILD_USER=nsvm', 'KBUILD_BUILD_HOST=lab',
+            'KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 2026',
+            'LLVM=1' if settings.CC == 'clang' else f'CC={settings.CC}',
+            *([] if werror else ['CONFIG_KVM_WERROR='])]
 
 
 def compile_objects(base: Base) -> list[str]:
@@ -97,10 +89,8 @@ def compile_objects(base: Base) -> list[str]:
     with tempfile.TemporaryDirectory(dir=base.b, prefix='objects-', suffix='.tmp') as scratch:
         source, obj = Path(scratch, 'source'), Path(scratch, 'obj')
         package.unpack(release.archive_of_src(base), source, FOR_OBJECTS)
-        jobs.output([
-            'sh', '-c', 'git archive "$1" arch/x86 include virt | tar -x -C "$2"', 'sh',
-            base.worktree(), source
-        ], cwd=base.src)
+        jobs.output(['sh', '-c', 'git archive "$1" arch/x86 include virt | tar -x -C "$2"', 'sh',
+                     base.worktree(), source], cwd=base.src)
         obj.mkdir()
         put(obj / 'allconfig', ''.join(read(f) for f in fragments(base, False)))
         make = make_argv(source, obj)
@@ -115,15 +105,15 @@ def build(base: Base, tree: str, to: Path, label: str, flavour: str, debug: bool
           quiet: bool = False, werror: bool = True) -> None:
     """to/{vmlinux or bzImage,modules,id} of that tree of src"""
     files = fragments(base, debug)
-    compiler = jobs.output([settings.CC, '--version']).split('\n')[0] if shutil.which(
-        settings.CC) else ''
+    compiler = jobs.output([settings.CC,
+                            '--version']).split('\n')[0] if shutil.which(settings.CC) else ''
     if not compiler:
         raise Fatal(f'compiler {settings.CC} does not run: is it installed?')
     listing = base.git('ls-tree', base.git('rev-parse', f'{tree}^{{tree}}'))
     for_bochs = ['bzImage'] if settings.MACHINE == 'bochs' else []
-    made_of = digest(
-        *(line for line in listing.splitlines() if line.split('\t')[1] not in NO_SOURCE | {'tools'}
-          ), base.commit(), compiler, *files, *for_bochs, Path(__file__))
+    made_of = digest(*(line for line in listing.splitlines()
+                       if line.split('\t')[1] not in NO_SOURCE | {'tools'}), base.commit(),
+                     compiler, *files, *for_bochs, Path(__file__))
     if read(to / 'id') == made_of:
         return
     whole = source_tree.set_whole(base, tree)
@@ -132,8 +122,9 @@ def build(base: Base, tree: str, to: Path, label: str, flavour: str, debug: bool
     (to / 'id').unlink(missing_ok=True)
     make = make_argv(whole, obj, werror)
     configured = digest(compiler, *files)
-    kconfig_is_newer = any(f.stat().st_mtime > (obj / 'configured').stat().st_mtime for f in whole.rglob('Kconfig*')) \
-        if (obj / 'configured').exists() else True
+    kconfig_is_newer = any(f.stat().st_mtime > (obj / 'configured').stat().st_mtime
+                           for f in whole.rglob('Kconfig*')) if (
+                               obj / 'configured').exists() else True
     if read(obj / 'configured') != configured or kconfig_is_newer:
         put(obj / 'allconfig', ''.join(read(f) for f in files))
         jobs.step('KERNEL', base.logs / f'config-{label}{flavour}.log',
@@ -148,10 +139,8 @@ def build(base: Base, tree: str, to: Path, label: str, flavour: str, debug: bool
     check_config(base, whole, obj, files)
     shutil.rmtree(to, ignore_errors=True)
     (to / 'modules').mkdir(parents=True)
-    order = [
-        obj / line.strip().removesuffix('.o').removesuffix('.ko')
-        for line in read(obj / 'modules.order').splitlines()
-    ]
+    order = [obj / line.strip().removesuffix('.o').removesuffix('.ko')
+             for line in read(obj / 'modules.order').splitlines()]
     # irqbypass, kvm, kvm-amd: none but these is a module
     names = sorted((o.name for o in order), key=lambda name: (name.startswith('kvm'), name))
     for o in order:

@@ -14,10 +14,8 @@ from lib.say import Fatal
 from lib.settings import place, rel, settings
 
 # Deaf to the user's and the machine's configuration
-GIT = [
-    'git', '-c', 'gc.auto=0', '-c', 'core.hooksPath=/dev/null', '-c', 'advice.detachedHead=false',
-    '-c', 'user.name=nsvm lab', '-c', 'user.email=nsvm@localhost'
-]
+GIT = ['git', '-c', 'gc.auto=0', '-c', 'core.hooksPath=/dev/null', '-c',
+       'advice.detachedHead=false', '-c', 'user.name=nsvm lab', '-c', 'user.email=nsvm@localhost']
 GIT_ENV = {'GIT_CONFIG_GLOBAL': '/dev/null', 'GIT_CONFIG_NOSYSTEM': '1'}
 locked: dict[Path, int] = {}
 
@@ -112,9 +110,8 @@ class Base:
         after = self.key('after')
         if after:
             if after not in names():
-                raise Fatal(
-                    f'{rel(self.dir)}/BASE is after {after}, but there is no {rel(place.patches / after)}'
-                )
+                raise Fatal(f'{rel(self.dir)}/BASE is after {after}, but there is no '
+                            f'{rel(place.patches / after)}')
             self.before = [*Base(after).before, Base(after)]
 
     def keys(self, key: str) -> list[str]:
@@ -203,9 +200,8 @@ class Base:
             has_harness = self.git('ls-tree', '-r', '--name-only', 'base', HARNESS)
             return self if has_harness else Base(self.name, packaged=True)
         if other not in names():
-            raise Fatal(
-                f'{rel(self.dir)}/BASE has tests of {other}, but there is no {rel(place.patches / other)}'
-            )
+            raise Fatal(f'{rel(self.dir)}/BASE has tests of {other}, but there is no '
+                        f'{rel(place.patches / other)}')
         return Base(other)
 
     # ---- git in src ----

@@ -181,12 +181,9 @@ def last_line(text: str) -> str:
     return lines[-1].strip() if lines else ''
 
 
-ERRORS = [
-    re.compile(p, re.M | f) for p, f in
-    ((r'No space left on device', 0),
-     (r'^.*:[0-9]+(:[0-9]+)?: (fatal )?error:.*|^.*: undefined reference.*|^(fatal|error):.*|^E: .*',
-      0), (r'^.*(error|\*\*\*|cannot|unable|not found).*', re.I))
-]
+ERRORS = [re.compile(p, re.M | f) for p, f in ((r'No space left on device', 0), (
+    r'^.*:[0-9]+(:[0-9]+)?: (fatal )?error:.*|^.*: undefined reference.*|^(fatal|error):.*|^E: .*',
+    0), (r'^.*(error|\*\*\*|cannot|unable|not found).*', re.I))]
 
 
 def first_error(log: Path, rc: int | None = 1) -> str:
@@ -221,9 +218,8 @@ def workers(machines: int = 1) -> int:
     in each"""
     available = re.search(r'^MemAvailable: *([0-9]+)', MEMINFO.read_text(), re.M)
     each = machines * (settings.number('MEMORY') + QEMU_ITSELF)
-    return settings.number('JOBS') or max(
-        1, min(len(os.sched_getaffinity(0)),
-               int(available[1]) // 1024 // each))
+    return settings.number('JOBS') or max(1, min(len(os.sched_getaffinity(0)),
+                                                 int(available[1]) // 1024 // each))
 
 
 def each(fn: Callable[[T], R], items: Iterable[T],

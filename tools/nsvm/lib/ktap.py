@@ -116,9 +116,8 @@ def status_text(status: str) -> str:
 
 def failed_assertion(lines: list[str]) -> str:
     """Where the last assertion of a KVM selftest failed: the line after the one that says so."""
-    where = [
-        after.strip() for line, after in zip(lines, lines[1:]) if 'Test Assertion Failure' in line
-    ]
+    where = [after.strip() for line, after in zip(lines, lines[1:])
+             if 'Test Assertion Failure' in line]
     return where[-1] if where else ''
 
 
@@ -135,19 +134,16 @@ def judge(test: str, lines: list[str], status: str, ms: int) -> list[Case]:
     for result in stream.results:
         reason = result.reason or (failed_assertion(result.before)
                                    if result.verdict == 'not ok' else '')
-        found.append(
-            Case(test, re.sub(r'\s+', '_', result.name or result.reason), result.verdict, reason,
-                 ms))
+        found.append(Case(test, re.sub(r'\s+', '_', result.name or result.reason), result.verdict,
+                          reason, ms))
     missing = (stream.plan or 0) - len(found)
     if missing > 0:
-        found.append(
-            Case(test, f'({missing}_of_{stream.plan}_cases)', 'not ok', f'no result: {why}', ms))
+        found.append(Case(test, f'({missing}_of_{stream.plan}_cases)', 'not ok',
+                          f'no result: {why}', ms))
     bad = sum(c.verdict == 'not ok' for c in found)
     nothing_ran = (found or stream.plan == 0) and not any(c.verdict == 'ok' for c in found)
-    skips = [
-        re.sub(r'^[^,]*SKIP[^A-Za-z]*', '', line.strip()) for line in lines
-        if re.search('SKIP|skip', line)
-    ]
+    skips = [re.sub(r'^[^,]*SKIP[^A-Za-z]*', '', line.strip()) for line in lines
+             if re.search('SKIP|skip', line)]
     assertion = failed_assertion(stream.rest)
     if not any(line.strip() for line in lines):
         whole = ('not ok', f'printed nothing, {why}')
@@ -203,9 +199,8 @@ def nested(labels: dict[str, list[Case]]) -> str:
             tests += [f'  {line}' for line in result(count, c.test, c.verdict, c.reason)]
             inner, number = [], 0
         bad = not count or any(c.verdict == 'not ok' for c in found if not c.case)
-        out += [
-            '  KTAP version 1', f'  1..{count}', *tests, f'{"not ok" if bad else "ok"} {i} {label}'
-        ]
+        out += ['  KTAP version 1', f'  1..{count}', *tests,
+                f'{"not ok" if bad else "ok"} {i} {label}']
     return '\n'.join(out) + '\n'
 
 
@@ -230,22 +225,19 @@ def rows(base: list[Case], series: list[Case]) -> list[Row]:
     now = {(c.test, c.case): c for c in series}
     order = list(dict.fromkeys([*was, *now]))
     with_cases = {test for test, case in order if case}
-    found = [
-        Row(*key, was.get(key, ''), now.get(key, Case(*key, 'not ok', 'was not run')))
-        for key in order
-    ]
+    found = [Row(*key, was.get(key, ''), now.get(key, Case(*key, 'not ok', 'was not run')))
+             for key in order]
     failed = {r.test for r in found if r.case and r.series.verdict == 'not ok'}
-    return [
-        r for r in found if r.case or r.test not in with_cases
-        or r.series.verdict == 'not ok' and r.test not in failed
-    ]
+    return [r for r in found if r.case or r.test not in with_cases or r.series.verdict == 'not ok'
+            and r.test not in failed]
 
 
 def count(found: list[Row]) -> dict[str, int]:
     """Verdicts on the series; fixed, held and broken are of those that were run on the base"""
     pairs = {'fixed': ('not ok', 'ok'), 'held': ('ok', 'ok'), 'broken': ('ok', 'not ok')}
-    return {verdict: sum(r.series.verdict == verdict for r in found) for verdict in ('ok', 'not ok', 'skip')} | \
-        {name: sum((r.base, r.series.verdict) == pair for r in found) for name, pair in pairs.items()}
+    return {verdict: sum(r.series.verdict == verdict for r in found) for verdict in (
+        'ok', 'not ok', 'skip')} | {name: sum((r.base, r.series.verdict) == pair for r in found)
+                                    for name, pair in pairs.items()}
 
 
 def table(found: list[Row], name: str = 'series') -> tuple[str, bool]:
@@ -264,15 +256,12 @@ def table(found: list[Row], name: str = 'series') -> tuple[str, bool]:
     wide = max([24, *(len(row[0]) for row in told)])
     word, n = {'skip': 'SKIP'}, count(found)
     out = ['', f'  {"case":<{wide}}  {"base" if some else "":<7}  {name}', '  ' + '-' * (wide + 18)]
-    out += [
-        f'  {a:<{wide}}  {word.get(b, b):<7}  {word.get(c, c):<7}  {d}'.rstrip()
-        for a, b, c, d in told
-    ]
+    out += [f'  {a:<{wide}}  {word.get(b, b):<7}  {word.get(c, c):<7}  {d}'.rstrip()
+            for a, b, c, d in told]
     out += ['', f'  on the {name}: {n["ok"]} ok, {n["not ok"]} not ok, {n["skip"]} skipped']
     if n['fixed'] or n['held']:
-        out.append(
-            f'  {n["fixed"]} cases were wrong before and are right after, {n["held"]} hold before and after'
-        )
+        out.append(f'  {n["fixed"]} cases were wrong before and are right after, {n["held"]} hold '
+                   'before and after')
     if n['broken']:
         out.append(f'  {n["broken"]} cases were right before and are wrong after')
     return '\n'.join(out), n['ok'] > 0 and not n['not ok']
@@ -304,9 +293,8 @@ class Report:
         """True and False are ok and not ok; returns whether it is no failure"""
         verdict = {True: 'ok', False: 'not ok'}.get(verdict, verdict)
         self.items.append(Item(verdict, name, detail))
-        print(
-            f'  {"SKIP" if verdict == "skip" else verdict:<7} {name}{": " + detail if detail else ""}',
-            flush=True)
+        print(f'  {"SKIP" if verdict == "skip" else verdict:<7} '
+              f'{name}{": " + detail if detail else ""}', flush=True)
         return verdict != 'not ok'
 
     def add(self, items: list[Item]) -> None:
@@ -352,8 +340,8 @@ def parse(text: str, name: str = '') -> list[Item]:
     items = []
     for result in stream.results:
         comments = [line[2:] for line in result.after if line.startswith('# ')]
-        items.append(
-            Item(result.verdict, result.name, result.reason or (comments[0] if comments else '')))
+        items.append(Item(result.verdict, result.name,
+                          result.reason or (comments[0] if comments else '')))
     if stream.plan is None:
         stream.problems.append(f'{len(items)} results, and no plan')
     return items + [Item('not ok', name, problem) for problem in stream.problems[:1]]

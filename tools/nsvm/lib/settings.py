@@ -19,43 +19,34 @@ TOP = Path(__file__).resolve().parents[3]
 LAB = TOP / 'tools/nsvm'
 OTHERS = {'V': '', 'LOCKED': '', 'BUILD': str(TOP / 'build'), 'PATCHES': str(TOP / 'patches'),
           'OVERLAY': str(TOP / 'tools/testing/selftests/kvm/x86')}
-COMMON = {
-    'V': '1: show what commands print as they run',
-    'BUILD': 'where everything is made (build/)',
-    'PATCHES': 'where the series are (patches/)',
-    'OVERLAY': 'where the tests are (tools/testing/selftests/kvm/x86/)',
-    'LOCKED': 'directories of build/ that the program above has locked, with ":" between'}
-MAIL = {
-    'VERSION': 'of the series; with make V=5',
-    'SIGNOFF': "1: add the sender's Signed-off-by",
-    'PREFIX': "in place of PATCH, such as 'PATCH RESEND'"}
+COMMON = {'V': '1: show what commands print as they run',
+          'BUILD': 'where everything is made (build/)',
+          'PATCHES': 'where the series are (patches/)',
+          'OVERLAY': 'where the tests are (tools/testing/selftests/kvm/x86/)',
+          'LOCKED': 'directories of build/ that the program above has locked, with ":" between'}
+MAIL = {'VERSION': 'of the series; with make V=5', 'SIGNOFF': "1: add the sender's Signed-off-by",
+        'PREFIX': "in place of PATCH, such as 'PATCH RESEND'"}
 OPTIONS = {
-    'bases': {'TREES': 'git trees to look at as well, each perhaps with @COMMIT'
-              }, 'bench': {'PART': 'kernel or time', 'KERNELS': 'only these'},
+    'bases': {'TREES': 'git trees to look at as well, each perhaps with @COMMIT'},
+    'bench': {'PART': 'kernel or time', 'KERNELS': 'only these'},
     'check': {'NAME': 'only these checks', 'AGAIN': '1: even if nothing has changed'},
     'clean': {'FORCE': '1: even if there is work that is not in patches/'}, 'fuzz': {
-        'TIME': 'seconds', 'SEED': 'of the first round', 'STEPS': 'with SEED: repeat that round'
-    }, 'lava': {
-        'URL': 'where LAVA finds the files', 'DEVICE': "the AMD machine's device type",
-        'CHECK': '1: run the job of QEMU'
-    }, 'mbox': MAIL, 'model': {
-        'SEQ': 'one sequence, such as run-a.write.smi.rsm.read',
-        'KVM': 'mainline or mainline-series', 'DEPTH': 'length of the sequences',
-        'RANDOM': 'how many random ones', 'SEED': 'of these'
-    }, 'mutants': {'NAME': 'only these'}, 'remote': {
+        'TIME': 'seconds', 'SEED': 'of the first round', 'STEPS': 'with SEED: repeat that round'},
+    'lava': {'URL': 'where LAVA finds the files', 'DEVICE': "the AMD machine's device type",
+             'CHECK': '1: run the job of QEMU'}, 'mbox': MAIL,
+    'model': {'SEQ': 'one sequence, such as run-a.write.smi.rsm.read',
+              'KVM': 'mainline or mainline-series', 'DEPTH': 'length of the sequences',
+              'RANDOM': 'how many random ones', 'SEED': 'of these'},
+    'mutants': {'NAME': 'only these'}, 'remote': {
         'HOST': 'user@host, several with blanks between them',
         'MODULES': '1: load the modules of the series there', 'PART': 'kernel: the benchmark',
-        'SSH': 'a command in place of ssh'
-    }, 'send': {**MAIL, 'REALLY': '1: send'},
-    'stack': {'PART': 'pats, file, socket, soak, or a file of kvm-unit-tests',
-              'VMM': "L0's QEMU"}, 'test': {'ALL': '1: whole kernels, and the other bases in full'
-                                            }, 'view': {'CASE': 'a test case, or list'}
-}
+        'SSH': 'a command in place of ssh'}, 'send': {**MAIL, 'REALLY': '1: send'},
+    'stack': {'PART': 'pats, file, socket, soak, or a file of kvm-unit-tests', 'VMM': "L0's QEMU"},
+    'test': {'ALL': '1: whole kernels, and the other bases in full'},
+    'view': {'CASE': 'a test case, or list'}}
 # What a program takes as its arguments, if it has none
-ARGUMENTS = {
-    'bases': 'TREES', 'bench': 'PART', 'check': 'NAME', 'mutants': 'NAME', 'remote': 'PART',
-    'stack': 'PART', 'view': 'CASE'
-}
+ARGUMENTS = {'bases': 'TREES', 'bench': 'PART', 'check': 'NAME', 'mutants': 'NAME',
+             'remote': 'PART', 'stack': 'PART', 'view': 'CASE'}
 # These come before the program that is meant, with its settings
 FIRST_STEPS = ('setup', 'tree')
 # As settings.SMP='2' on the command line of make; an argument is no setting
@@ -73,9 +64,8 @@ class Settings:
         try:
             import kconfiglib
         except ImportError:
-            raise Fatal(
-                'no Python module kconfiglib: make setup installs Debian\'s python3-kconfiglib'
-            ) from None
+            raise Fatal('no Python module kconfiglib: make setup installs Debian\'s '
+                        'python3-kconfiglib') from None
         os.environ['CONFIG_'] = 'NSVM_'
         kconf = kconfiglib.Kconfig(str(TOP / 'Kconfig'), warn=False)
         config = Path(self.BUILD) / '.config'

@@ -28,8 +28,6 @@ class Picture:
 
     def __str__(self) -> str:
         return '\n'.join([
-            '<!-- SPDX-License-Identifier: GPL-2.0 -->',
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{self.width}" height="{self.height}" '
-            f'viewBox="0 0 {self.width} {self.height}" {FONT}>',
-            f'<title>{escape(self.title)}</title>', *self.shapes, '</svg>', ''
-        ])
+            '<!-- SPDX-License-Identifier: GPL-2.0 -->', '<svg xmlns="http://www.w3.org/2000/svg" '
+            f'width="{self.width}" height="{self.height}" viewBox="0 0 {self.width} {self.height}" '
+            f'{FONT}>', f'<title>{escape(self.title)}</title>', *self.shapes, '</svg>', ''])

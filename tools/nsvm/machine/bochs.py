@@ -28,10 +28,8 @@ from source import debian
 from source.debian import NOT_HERE
 
 SUITE = 'trixie'	# bookworm's is too old, sid's panics in the guest's clock code
-PACKAGES = [
-    'bochs', 'bochs-term', 'bochsbios', 'vgabios', 'xorriso', 'isolinux', 'syslinux-common',
-    'base-files', 'dash'
-]
+PACKAGES = ['bochs', 'bochs-term', 'bochsbios', 'vgabios', 'xorriso', 'isolinux', 'syslinux-common',
+            'base-files', 'dash']
 APPEND = 'console=ttyS0,115200 panic=-1 reboot=t nokaslr no5lvl mitigations=off loglevel=7 tsc=reliable'
 SLOWER = 3		# than QEMU, for time limits
 CPU, MEMORY = 'ryzen', 512
@@ -79,11 +77,9 @@ def make_cd(root: Path, kernel: Kernel, tmp: Path, job: dict) -> None:
     boot.make_initrd(kernel, files / 'initrd', job)
     put(files / 'isolinux.cfg',
         f'default l\nlabel l\n kernel vmlinuz\n initrd initrd\n append {APPEND}\n')
-    jobs.output([
-        *debian.inside(root), 'xorriso', '-as', 'mkisofs', '-quiet', '-o', tmp / 'cd.iso', '-b',
-        'isolinux.bin', '-c', 'boot.cat', '-no-emul-boot', '-boot-load-size', '4',
-        '-boot-info-table', files
-    ])
+    jobs.output([*debian.inside(root), 'xorriso', '-as', 'mkisofs', '-quiet', '-o', tmp / 'cd.iso',
+                 '-b', 'isolinux.bin', '-c', 'boot.cat', '-no-emul-boot', '-boot-load-size', '4',
+                 '-boot-info-table', files])
 
 
 def parts(lines: Iterable[str]) -> list[Trace]:
@@ -123,10 +119,8 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base,
             files[-1].symlink_to(other.dir / 'modules/kvm-amd.ko')
         make_cd(root, kernel, tmp, boot.make_job(kernel, base.b / 'selftests', tests, files,
                                                  limit=SLOWER * settings.number('TEST_TIMEOUT')))
-        put(
-            tmp / 'bochsrc',
-            CONFIG.format(tmp=tmp, cpu=CPU, memory=MEMORY, console=result.console, log=result.log,
-                          said=said, magic=int(trace)))
+        put(tmp / 'bochsrc', CONFIG.format(tmp=tmp, cpu=CPU, memory=MEMORY, console=result.console,
+                                           log=result.log, said=said, magic=int(trace)))
         put(tmp / 'rc', 'c\n' + 'trace-mem on\nc\ntrace-mem off\nc\n' * 10000)
         debugger = ['-debugger', '-rc', tmp / 'rc'] if trace else []
         p = jobs.start([*debian.inside(root), 'bochs', '-q', *debugger, '-f', tmp / 'bochsrc'],
@@ -144,8 +138,8 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base,
         rc = 0		# if all was done, see check()
     elif rc is not None and rc >= 0:
         raise Fatal(
-            f'{label}: Bochs ended{": [" + panic[-1].strip() if panic else f" with status {rc}"} (log: {rel(said)})'
-        )
+            f'{label}: Bochs ended{": [" + panic[-1].strip() if panic else f" with status {rc}"} '
+            f'(log: {rel(said)})')
     boot.check(result, label, rc, limit, said)
     return result, traced
 

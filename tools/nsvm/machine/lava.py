@@ -39,9 +39,8 @@ START, END = '# nsvm: kernel ', '# nsvm: done'
 PATTERN = (
     r'(?:^|\n)(?=(?:(?:not )?ok \d+|# nsvm: end) (?P<test_case_id>\S+)[^\n]*\n)(?:# nsvm: end \S+ )?'
     r'(?P<result>not ok|o(?=k \d+ \S+ +# SKIP)|ok|rc=0(?= )|rc=4(?= )|rc=)')
-VERDICT = {
-    'ok': 'pass', 'not ok': 'fail', 'o': 'skip', 'rc=0': 'pass', 'rc=4': 'skip', 'rc=': 'fail'
-}
+VERDICT = {'ok': 'pass', 'not ok': 'fail', 'o': 'skip', 'rc=0': 'pass', 'rc=4': 'skip',
+           'rc=': 'fail'}
 
 
 def job(name: str, device: str, context: dict, deploy: dict, how: dict) -> dict:
@@ -61,21 +60,16 @@ def make_jobs(name: str, files: dict[str, dict]) -> dict[str, dict]:
     """files: of kernel and ramdisk URL and checksum"""
     images = {'kernel': {**files['kernel'], 'image_arg': f'-kernel {{kernel}} -append "{APPEND}"'},
               'ramdisk': {**files['ramdisk'], 'image_arg': '-initrd {ramdisk}'}}
-    context = {
-        'arch': 'amd64', 'machine': 'q35', 'cpu': settings.CPU, 'memory': settings.number('MEMORY'),
-        'no_kvm': 'true'
-    }
-    ramdisk = {
-        **files['ramdisk'], 'compression': 'gz', 'install_modules': False, 'install_overlay': False
-    }
-    return {
-        'qemu': job(f'{name}, QEMU', 'qemu', context, {'to': 'tmpfs', 'images': images},
-                    {'method': 'qemu', 'media': 'tmpfs'}),
-        'amd': job(f'{name}, AMD', settings.given.get('DEVICE',
-                                                      'x86'), {'extra_kernel_args': APPEND},
-                   {'to': 'tftp', 'kernel': files['kernel'], 'ramdisk': ramdisk},
-                   {'method': 'ipxe', 'commands': 'ramdisk'})
-    }
+    context = {'arch': 'amd64', 'machine': 'q35', 'cpu': settings.CPU,
+               'memory': settings.number('MEMORY'), 'no_kvm': 'true'}
+    ramdisk = {**files['ramdisk'], 'compression': 'gz', 'install_modules': False,
+               'install_overlay': False}
+    return {'qemu': job(f'{name}, QEMU', 'qemu', context, {'to': 'tmpfs', 'images': images},
+                        {'method': 'qemu', 'media': 'tmpfs'}),
+            'amd': job(f'{name}, AMD', settings.given.get('DEVICE', 'x86'),
+                       {'extra_kernel_args': APPEND},
+                       {'to': 'tftp', 'kernel': files['kernel'], 'ramdisk': ramdisk},
+                       {'method': 'ipxe', 'commands': 'ramdisk'})}
 
 
 def make(base: Base, d: Path) -> dict[str, dict]:
@@ -113,17 +107,16 @@ def wrong(text: dict) -> str:
 
 def device(context: dict) -> dict:
     """What a server of LAVA would make of its own qemu.jinja2 and the job's context"""
-    options = ['-nographic', '-nodefaults', '-serial stdio', *(f'-{o} {context[k]}' for o, k in (
-        ('machine', 'machine'), ('cpu', 'cpu'), ('m', 'memory')))]
+    options = ['-nographic', '-nodefaults', '-serial stdio', *(
+        f'-{o} {context[k]}' for o, k in (('machine', 'machine'), ('cpu', 'cpu'), ('m', 'memory')))]
     command = {'command': 'qemu-system-x86_64', 'options': options, 'extra': []}
-    return {
-        'device_type': 'qemu', 'available_architectures': [context['arch']], 'parameters': {},
-        'commands': {}, 'constants': {'failure_retry': 1, 'boot_retry': 1, 'spawn_maxread': '4092'},
-        'timeouts': {'actions': {}, 'connections': {}}, 'actions': {
-            'deploy': {'connections': {}, 'methods': {'image': {'parameters': {}}}},
-            'boot': {'connections': {'serial': None}, 'methods': {'qemu': {'parameters': command}}}
-        }
-    }
+    return {'device_type': 'qemu', 'available_architectures': [context['arch']], 'parameters': {},
+            'commands': {},
+            'constants': {'failure_retry': 1, 'boot_retry': 1, 'spawn_maxread': '4092'},
+            'timeouts': {'actions': {}, 'connections': {}},
+            'actions': {'deploy': {'connections': {}, 'methods': {'image': {'parameters': {}}}},
+                        'boot': {'connections': {'serial': None},
+                                 'methods': {'qemu': {'parameters': command}}}}}
 
 
 def lava_run(base: Base, d: Path, context: dict) -> dict[str, str]:
@@ -137,31 +130,24 @@ def lava_run(base: Base, d: Path, context: dict) -> dict[str, str]:
         (root / 'usr/bin/qemu-system-amd64').symlink_to('qemu-system-x86_64')
     put(run / 'device.yaml', yaml.safe_dump(device(context)))
     put(run / 'dispatcher.yaml', 'dispatcher_ip: 127.0.0.1\n')
-    argv = [
-        *(['unshare', '-r'] if os.getuid() else []), *debian.inside(root)[:-1], '--tmpfs',
-        '/var/lib/lava', '--'
-    ]
-    rc = jobs.call([
-        *argv, 'lava-run', '--job-id', '1', '--output-dir', run, '--device', run / 'device.yaml',
-        '--dispatcher', run / 'dispatcher.yaml', d / 'qemu.yaml'
-    ], log, settings.number('TIMEOUT'))
+    argv = [*(['unshare', '-r'] if os.getuid() else []), *debian.inside(root)[:-1], '--tmpfs',
+            '/var/lib/lava', '--']
+    rc = jobs.call([*argv, 'lava-run', '--job-id', '1', '--output-dir', run, '--device',
+                    run / 'device.yaml', '--dispatcher', run / 'dispatcher.yaml', d / 'qemu.yaml'],
+                   log, settings.number('TIMEOUT'))
     lines = [yaml.safe_load(line) for line in read(log).splitlines() if '"lvl": "results"' in line]
     if rc:
         error = lines[-1]['msg'].get('error_msg') if lines else jobs.last_line(read(log))
         raise Fatal(f'lava-run ends with status {rc}: {error} (log: {rel(log)})')
-    return {
-        m['extra']['test_case_id']: m['result']
-        for line in lines if (m := line['msg'])['definition'] == NAME
-    }
+    return {m['extra']['test_case_id']: m['result'] for line in lines
+            if (m := line['msg'])['definition'] == NAME}
 
 
 def differences(base: Base, have: dict[str, str]) -> str:
     """To the last make run"""
     word = {'ok': 'pass', 'not ok': 'fail', 'skip': 'skip'}
-    want = {
-        c.case or c.test: word[c.verdict]
-        for c in ktap.cases(read(base.results / 'series.log'))
-    }
+    want = {c.case or c.test: word[c.verdict]
+            for c in ktap.cases(read(base.results / 'series.log'))}
     if not want:
         return 'no make run to compare with'
     return ', '.join(f'{name}: {have.get(name)}, and not {want.get(name)}'

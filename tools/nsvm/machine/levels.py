@@ -32,18 +32,21 @@ class Bare(Kernel):
 def vmm(root: Path) -> list[Path]:
     """The files of the QEMU in a root: program, libraries, firmware; the machine's own in /"""
     if not (root / BINARY).exists():
-        raise Fatal(f'no QEMU in {rel(root)}: {rel(root / BINARY)} is missing (make setup)', NOT_HERE)
+        raise Fatal(f'no QEMU in {rel(root)}: {rel(root / BINARY)} is missing (make setup)',
+                    NOT_HERE)
     libs = ':'.join(map(str, root.glob('usr/lib/*-linux-gnu')))
     words = jobs.output(['ldd', root / BINARY], env={'LD_LIBRARY_PATH': libs})
     if 'not found' in words:
         raise Fatal(f'{rel(root / BINARY)} does not find its libraries', NOT_HERE)
     shared = [root / 'usr/share' / d / f for f in FIRMWARE for d in ('qemu', 'seabios')]
-    return [root / BINARY, *(Path(w) for w in words.split() if w.startswith('/')), *(f for f in shared if f.exists())]
+    return [root / BINARY, *(Path(w) for w in words.split() if w.startswith('/')),
+            *(f for f in shared if f.exists())]
 
 
 def initrd(kernel: Kernel, to: Path, what: str, files: list[Path]) -> None:
     """What runs "stack WHAT" with these files"""
-    boot.make_initrd(kernel, to, boot.make_job(kernel, place.lab / 'machine', [f'stack:{what}'], files, limit=9999))
+    boot.make_initrd(kernel, to, boot.make_job(kernel, place.lab / 'machine', [f'stack:{what}'],
+                                               files, limit=9999))
 
 
 def make(vmms: dict[str, Path], files: dict[str, Path], to: Path) -> Path:
@@ -65,7 +68,8 @@ def make(vmms: dict[str, Path], files: dict[str, Path], to: Path) -> Path:
     return to
 
 
-def room(base: Base, kernel: Kernel, vmms: dict[str, Path], l2: str, more: dict[str, Path], to: Path) -> Path:
+def room(base: Base, kernel: Kernel, vmms: dict[str, Path], l2: str, more: dict[str, Path],
+         to: Path) -> Path:
     """The room, in which the first QEMU is L1's as well; kernel: of L1 and L2; l2: what that does; more: files"""
     l1_initrd, l2_initrd = to.with_suffix('.l1'), to.with_suffix('.l2')
     initrd(kernel, l1_initrd, f'l1:{next(iter(vmms))}', [])

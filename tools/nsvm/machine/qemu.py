@@ -50,10 +50,8 @@ def build_plugin() -> Path:
     newest = max(f.stat().st_mtime for f in (source, source.with_name('qemu-plugin.h')))
     if not so.exists() or so.stat().st_mtime < newest:
         tmp = so.with_suffix('.tmp')
-        if jobs.call([
-                'gcc', '-O2', '-Wall', '-Wextra', '-Wno-unused-parameter', '-Werror', '-fPIC',
-                '-shared', '-fvisibility=hidden', '-Wl,-z,now', '-o', tmp, source
-        ], log):
+        if jobs.call(['gcc', '-O2', '-Wall', '-Wextra', '-Wno-unused-parameter', '-Werror', '-fPIC',
+                      '-shared', '-fvisibility=hidden', '-Wl,-z,now', '-o', tmp, source], log):
             raise Fatal(f'vmrun.c does not build: {jobs.first_error(log)}')
         tmp.replace(so)
     return so
@@ -63,11 +61,10 @@ def can_load(binary: str, so: Path) -> bool:
     """The proof is in the loading: API version and symbols are checked then"""
     if not shutil.which(binary):
         return False
-    p = jobs.start([
-        binary, '-accel', 'tcg', '-machine', 'none', '-nodefaults', '-display', 'none', '-monitor',
-        'stdio', '-plugin', f'{so},log=/dev/null'
-    ], stdin=jobs.subprocess.PIPE, stdout=jobs.subprocess.DEVNULL, stderr=jobs.subprocess.DEVNULL,
-                   text=True)
+    p = jobs.start([binary, '-accel', 'tcg', '-machine', 'none', '-nodefaults', '-display', 'none',
+                    '-monitor', 'stdio', '-plugin', f'{so},log=/dev/null'],
+                   stdin=jobs.subprocess.PIPE, stdout=jobs.subprocess.DEVNULL,
+                   stderr=jobs.subprocess.DEVNULL, text=True)
     try:
         p.communicate('quit\n', timeout=10)
     except (jobs.subprocess.TimeoutExpired, BrokenPipeError):
@@ -101,10 +98,9 @@ def fetch(d: Path) -> None:
     begin = time.monotonic()
     with debian.Archive(suite, 'own') as apt:
         apt.update(status)
-        jobs.step(
-            'QEMU', place.build / 'qemu.log', f'{PACKAGE} of {suite} fetched',
-            apt.get('install', '--no-install-recommends', '--download-only', '-t', suite, PACKAGE),
-            'cannot be fetched from backports', quiet=True)
+        jobs.step('QEMU', place.build / 'qemu.log', f'{PACKAGE} of {suite} fetched',
+                  apt.get('install', '--no-install-recommends', '--download-only', '-t', suite,
+                          PACKAGE), 'cannot be fetched from backports', quiet=True)
         root = d / 'root.tmp'
         shutil.rmtree(root, ignore_errors=True)
         root.mkdir(parents=True)
@@ -112,15 +108,12 @@ def fetch(d: Path) -> None:
             debian.unpack(deb, root)
     shutil.rmtree(d / 'root', ignore_errors=True)
     root.rename(d / 'root')
-    libs = [
-        str(f)
-        for f in [*(d / 'root').glob('lib/*-linux-gnu'), *(d / 'root').glob('usr/lib/*-linux-gnu')]
-    ]
-    put(
-        d / DEFAULT, f"#!/bin/sh\n# {PACKAGE} of {suite}, as unpacked in {d}/root\n"
+    libs = [str(f) for f in [*(d / 'root').glob('lib/*-linux-gnu'),
+                             *(d / 'root').glob('usr/lib/*-linux-gnu')]]
+    put(d / DEFAULT, f"#!/bin/sh\n# {PACKAGE} of {suite}, as unpacked in {d}/root\n"
         f"LD_LIBRARY_PATH='{':'.join(libs)}' QEMU_MODULE_DIR='{libs[-1]}/qemu' \\\n"
-        f"exec '{d}/root/usr/bin/{DEFAULT}' -L '{d}/root/usr/share/qemu' -L '{d}/root/usr/share/seabios' \"$@\"\n"
-    )
+        f"exec '{d}/root/usr/bin/{DEFAULT}' -L '{d}/root/usr/share/qemu' -L "
+        f"'{d}/root/usr/share/seabios' \"$@\"\n")
     (d / DEFAULT).chmod(0o755)
     say('QEMU', f'{PACKAGE} of {suite}, unpacked in {rel(d)} ({elapsed(begin)})')
 

@@ -18,17 +18,13 @@ from lib import jobs
 from lib.say import Fatal
 from lib.settings import place, rel
 
-OPTIONS = [
-    '-T', '-oBatchMode=yes', '-oConnectTimeout=10', '-oServerAliveInterval=5',
-    '-oServerAliveCountMax=3'
-]
+OPTIONS = ['-T', '-oBatchMode=yes', '-oConnectTimeout=10', '-oServerAliveInterval=5',
+           '-oServerAliveCountMax=3']
 # Of standard input the archive is the first part, and the script watches the rest of it
 UNPACK = (
-    'root=; [ "$(id -u)" = 0 ] || root="sudo -n"; '
-    '$root true || {{ echo "# nsvm: refused $(id -un) is not root there, and cannot use sudo without a '
-    'password"; exit 1; }}; '
-    'd=$(mktemp -d) && head -c {size} | tar -C "$d" -xf - && $root sh "$d/remote" "$d"; rm -rf "$d"'
-)
+    'root=; [ "$(id -u)" = 0 ] || root="sudo -n"; $root true || {{ echo "# nsvm: refused $(id -un) '
+    'is not root there, and cannot use sudo without a password"; exit 1; }}; d=$(mktemp -d) && '
+    'head -c {size} | tar -C "$d" -xf - && $root sh "$d/remote" "$d"; rm -rf "$d"')
 
 
 def archive(files: list[Path], variables: dict[str, str]) -> bytes:
@@ -52,9 +48,9 @@ def run(ssh: list[str], host: str, files: list[Path], variables: dict[str, str],
     data, said, errors = archive(files, variables), [], log.with_suffix('.ssh')
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(errors, 'w') as err, open(log, 'w', buffering=1) as out:
-        p = jobs.start([
-            *ssh, *OPTIONS, '--', host, f'sh -c {shlex.quote(UNPACK.format(size=len(data)))}'
-        ], stdin=jobs.subprocess.PIPE, stdout=jobs.subprocess.PIPE, stderr=err)
+        p = jobs.start([*ssh, *OPTIONS, '--', host,
+                        f'sh -c {shlex.quote(UNPACK.format(size=len(data)))}'],
+                       stdin=jobs.subprocess.PIPE, stdout=jobs.subprocess.PIPE, stderr=err)
 
         def send() -> None:
             try:
@@ -84,10 +80,8 @@ def run(ssh: list[str], host: str, files: list[Path], variables: dict[str, str],
                 with contextlib.suppress(OSError):
                     pipe.close()
     text = ''.join(said)
-    refused = [
-        line.partition('refused ')[2] for line in text.splitlines()
-        if line.startswith('# nsvm: refused ')
-    ]
+    refused = [line.partition('refused ')[2] for line in text.splitlines()
+               if line.startswith('# nsvm: refused ')]
     if refused:
         raise Fatal(f'{host}: {refused[0]}')
     why = jobs.last_line(errors.read_text())
@@ -95,7 +89,6 @@ def run(ssh: list[str], host: str, files: list[Path], variables: dict[str, str],
         raise Fatal(
             f'{host}: {why or jobs.last_line(text) or "ssh says nothing"} (log: {rel(errors)})')
     if '# nsvm: done\n' not in said:
-        raise Fatal(
-            f'{host}: the connection broke before the end: {why or "no reason given"}; what was begun there '
-            f'is undone by the host (log: {rel(log)})')
+        raise Fatal(f'{host}: the connection broke before the end: {why or "no reason given"}; '
+                    f'what was begun there is undone by the host (log: {rel(log)})')
     return text

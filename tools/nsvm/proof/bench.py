@@ -72,10 +72,8 @@ def own(base: Base, wanted: list[str]) -> list[Subject]:
     where = selftests.build(base, [PROGRAM])
     steps = {str(n): partial(kernels.step_kernel, n=n) for n in base.applied()}
     make = {'base': kernels.base_kernel, **steps, 'series': kernels.series_kernel}
-    found = [
-        Subject(label, base.name, make[label](base), where) for label in make
-        if not wanted or label in wanted
-    ]
+    found = [Subject(label, base.name, make[label](base), where) for label in make if not wanted
+             or label in wanted]
     return [s for before, s in zip([None, *found], found)
             if not before or not s.label.isdigit() or s.kernel.id != before.kernel.id]
 
@@ -106,9 +104,8 @@ def subjects(base: Base) -> list[Subject]:
     wanted = settings.given.get('KERNELS', '').split()
     found = own(base, wanted)
     if base.is_default() and not base.linux:
-        rest = sorted((b for b in map(Base, names())
-                       if b.name != base.name and not b.before and not b.fix_tests()),
-                      key=Base.own_test)
+        rest = sorted((b for b in map(Base, names()) if b.name != base.name and not b.before
+                       and not b.fix_tests()), key=Base.own_test)
         found += [s for other in rest for s in others(base, other, wanted)]
     if not found:
         raise Fatal(f'KERNELS={" ".join(wanted)}: there is no such kernel')
@@ -134,9 +131,8 @@ def measure(base: Base, s: Subject, layout: int, name: str = '', rows: str = '')
     bad = [c.reason for c in ktap.cases(b.text()) if c.verdict == 'not ok']
     found = parse(b.text())
     if bad or not found:
-        raise Fatal(
-            f'{s.label}: the benchmark failed: {bad[0] if bad else "no figures"} (log: {rel(b.log)})'
-        )
+        raise Fatal(f'{s.label}: the benchmark failed: {bad[0] if bad else "no figures"} (log: '
+                    f'{rel(b.log)})')
     s.runs.append(found)
 
 
@@ -159,9 +155,8 @@ def measure_all(base: Base, found: list[Subject]) -> None:
 def repeat(base: Base, rows: str) -> int:
     report = Report(base.results / 'bench.ktap')
     s = Subject('repeat', base.name, kernels.series_kernel(base), selftests.build(base, [PROGRAM]))
-    list(
-        jobs.each(lambda n: measure(base, s, 2, f'bench-repeat-{n}', f':-r:{rows}'
-                                    if rows else ''), (1, 2)))
+    list(jobs.each(lambda n: measure(base, s, 2, f'bench-repeat-{n}',
+                                     f':-r:{rows}' if rows else ''), (1, 2)))
     one, two = s.runs
     differ = [f'{row}: {one[row][1]}, {two[row][1]}' for row in one if one[row] != two[row]]
     report.item(not differ, 'counts of instructions repeat', '; '.join(differ)
@@ -185,24 +180,21 @@ def table(found: list[Subject]) -> list[str]:
     width = [max(len(s.label), 7 if i == 0 else 9 if i == last else 5) for i, s in enumerate(found)]
     lines = [('instructions', [s.label for s in found])]
     lines += [(row, [cell(i, row) for i in range(len(found))]) for row in found[0].medians]
-    return [
-        f'    {name:<36} ' + ' '.join(f'{c:>{w}}' for c, w in zip(cells, width))
-        for name, cells in lines
-    ]
+    return [f'    {name:<36} ' + ' '.join(f'{c:>{w}}' for c, w in zip(cells, width))
+            for name, cells in lines]
 
 
 def economy(found: list[Subject]) -> list[str]:
     """VMRUNs of L0 in the first boot of each kernel; of 1000"""
     if not all(s.seen.vmruns for s in found):
         return ['    VMRUNs were not watched: no QEMU for it']
-    out = [
-        '    VMCB_NPT dirty in 1000 VMRUNs        all rows: needed  needless    vmrun.npt_on: needed  needless'
-    ]
+    out = ['    VMCB_NPT dirty in 1000 VMRUNs        all rows: needed  needless    vmrun.npt_on: '
+           'needed  needless']
     for s in found:
         cases, cells = s.seen.economy, []
         for part in (list(cases.values()), [cases[f'{PROGRAM} vmrun.npt_on']]):
-            n, dirty, wasted = (
-                sum(getattr(e, what) for e in part) for what in ('vmruns', 'dirty', 'wasted'))
+            n, dirty, wasted = (sum(getattr(e, what) for e in part)
+                                for what in ('vmruns', 'dirty', 'wasted'))
             cells += [(dirty - wasted) * 1000 / n, wasted * 1000 / n]
         out.append(f'    {s.label:<36} ' +
                    ' '.join(f'{c:>{w}.1f}' for c, w in zip(cells, (16, 9, 23, 9))))
@@ -218,15 +210,11 @@ def size_of_vcpu(*where: str | Path) -> int:
 
 def sizes(base: Base, was: Kernel, now: Kernel) -> list[str]:
     ko = [kernel.kvm_amd for kernel in (was, now)]
-    text = [
-        sum(map(int, re.findall(r'^\.text\S* +(\d+)', jobs.output(['size', '-A', m]), re.M)))
-        for m in ko
-    ]
+    text = [sum(map(int, re.findall(r'^\.text\S* +(\d+)', jobs.output(['size', '-A', m]), re.M)))
+            for m in ko]
     # The distribution's module has BTF; of ours, what was not stripped has DWARF
-    struct = [
-        size_of_vcpu('--btf_base', was.image, ko[0]),
-        size_of_vcpu(base.b / 'module/arch/x86/kvm/kvm-amd.ko')
-    ]
+    struct = [size_of_vcpu('--btf_base', was.image, ko[0]),
+              size_of_vcpu(base.b / 'module/arch/x86/kvm/kvm-amd.ko')]
     return [f'    {"bytes":<36} {"base":>9} {"series":>9}',
             *(f'    {name:<36} {a:>9} {b:>9} {b - a:>+7}' for name, (a, b) in
               (('kvm-amd.ko: .text', text), ('sizeof(struct vcpu_svm)', struct)) if a and b)]
@@ -239,8 +227,7 @@ def part_kernel(base: Base, report: Report) -> None:
     groups = [[s for s in found if s.group == group]
               for group in dict.fromkeys(s.group for s in found)]
     release = re.search(r'Linux version \S+', read(base.results / f'bench-{found[0].label}-1.log'))
-    made_with = versions.write(base,
-                               qemu.find().binary,
+    made_with = versions.write(base, qemu.find().binary,
                                [found[0].kernel.image, *found[0].kernel.modules])
     out = [f'    On {time.strftime("%Y-%m-%d")}, {release[0]}; {versions.short(made_with)}', '']
     for group in groups:
@@ -249,21 +236,16 @@ def part_kernel(base: Base, report: Report) -> None:
     if 'base' in kernel and 'series' in kernel:
         out += ['', *sizes(base, kernel['base'], kernel['series'])]
     put(base.results / 'bench.txt', '\n'.join(out) + '\n')
-    put(
-        base.results / 'bench.tsv',
+    put(base.results / 'bench.tsv',
         ''.join(f'{s.label}\t{row}\t{medians[0]}\t{medians[-1] - medians[0]}\n' for s in found
                 for row, medians in s.medians.items()))
-    print(
-        '', *out, '',
-        '  A column is what that kernel has more than the one left of it, the last one what it has',
-        f'  more than the first one. Results: {rel(base.results)}/bench.{{tsv,txt}}', '', sep='\n',
-        flush=True)
+    print('', *out, '', '  A column is what that kernel has more than the one left of it, the last '
+          'one what it has', '  more than the first one. Results: '
+          f'{rel(base.results)}/bench.{{tsv,txt}}', '', sep='\n', flush=True)
     for s in found:
         spreads = [medians[-1] - medians[0] for medians in s.medians.values()]
-        report.item(
-            'ok', f'{s.label} measured',
-            f'{spreads.count(0)} of {len(spreads)} operations the same in each '
-            f'layout, all within {max(spreads)}')
+        report.item('ok', f'{s.label} measured', f'{spreads.count(0)} of {len(spreads)} operations '
+                    f'the same in each layout, all within {max(spreads)}')
 
 
 # ---- seconds ----
@@ -291,9 +273,8 @@ def part_time(base: Base, report: Report) -> None:
     cpu = (re.search(r'^model name\s*: (.*)', read(Path('/proc/cpuinfo')), re.M)
            or ['', 'of some kind'])[1]
     commit, size = git(place.top, 'rev-parse', '--short', 'HEAD'), ''
-    out = [
-        f'    On {time.strftime("%Y-%m-%d")}, {len(os.sched_getaffinity(0))} CPUs, {cpu}; commit {commit}'
-    ]
+    out = [f'    On {time.strftime("%Y-%m-%d")}, {len(os.sched_getaffinity(0))} CPUs, {cpu}; '
+           f'commit {commit}']
     try:
         shutil.rmtree(clone, ignore_errors=True)
         put(log, '')
@@ -321,10 +302,8 @@ def part_time(base: Base, report: Report) -> None:
                                        cwd=clone / 'build')
     finally:
         shutil.rmtree(clone, ignore_errors=True)
-    out += [
-        '', '    MB in build/ after the first one',
-        *('{:>12}  {}'.format(*d.split()) for d in size.splitlines())
-    ]
+    out += ['', '    MB in build/ after the first one',
+            *('{:>12}  {}'.format(*d.split()) for d in size.splitlines())]
     put(base.results / 'bench-time.txt', '\n'.join(out) + '\n')
     print('', *out, '', f'  Results: {rel(base.results)}/bench-time.txt', sep='\n', flush=True)
 

@@ -42,8 +42,8 @@ class Host:
 
     def __init__(self, base: Base, deb: Path) -> None:
         self.base, self.d, self.version = base, deb.parent / 'check', deb.name.split('_')[1]
-        self.release, self.headers, source = (
-            distro.info(base, key) for key in ('release', 'headers', 'version'))
+        self.release, self.headers, source = (distro.info(base, key)
+                                              for key in ('release', 'headers', 'version'))
         self.modules = self.d / 'lib/modules' / self.release
         # The key that DKMS makes, and signs with
         self.env = {'PATH': PATH, 'sign_file': f'{self.headers}/scripts/sign-file',
@@ -56,8 +56,7 @@ class Host:
         put(self.d / 'dkms',
             script.replace(' /lib/modules/$kernel_test', ' $install_tree/$kernel_test'))
         image = next(place.downloads.glob(f'linux-image-{self.release}*_{source}_*.deb'), None)
-        debian.unpack(image or distro.fetch_all(source,
-                                                release.of_src(base)[1])[1][0], self.d,
+        debian.unpack(image or distro.fetch_all(source, release.of_src(base)[1])[1][0], self.d,
                       '*lib/modules/*')
         debian.unpack(deb, self.d)
         self.depmod()
@@ -68,11 +67,9 @@ class Host:
     def dkms(self, action: str, release: str = '') -> int | None:
         """Its exit status; what it prints is in logs/dkms-<action>.log"""
         argv = ['unshare', '-r'] if os.getuid() else []
-        argv += [
-            'bash', self.d / 'dkms', action, '--no-depmod', '--kernelsourcedir', self.headers,
-            '--dkmstree', self.d / 'var', '--sourcetree', self.d / 'usr/src', '--installtree',
-            self.d / 'lib/modules'
-        ]
+        argv += ['bash', self.d / 'dkms', action, '--no-depmod', '--kernelsourcedir', self.headers,
+                 '--dkmstree', self.d / 'var', '--sourcetree', self.d / 'usr/src', '--installtree',
+                 self.d / 'lib/modules']
         argv += ['-m', dkms.NAME, '-v', self.version] if action != 'autoinstall' else []
         argv += ['-k', release or self.release] if action != 'add' else []
         return jobs.call(argv, self.base.logs / f'dkms-{action}.log', env=self.env)
@@ -103,19 +100,16 @@ class Host:
         # What modprobe comes to
         needed = need_match(r'^(\S+/kvm-amd\.ko.*)$', read(self.modules / 'modules.dep'),
                             'depmod found no kvm-amd.ko')
-        files = [
-            *self.modules.glob('modules.*'),
-            *(self.modules / f for f in needed.replace(':', '').split())
-        ]
-        jobs.output([
-            'tar', '-C', self.d, '-cf', to / 'modules.tar', *(f.relative_to(self.d) for f in files)
-        ])
+        files = [*self.modules.glob('modules.*'),
+                 *(self.modules / f for f in needed.replace(':', '').split())]
+        jobs.output(['tar', '-C', self.d, '-cf', to / 'modules.tar',
+                     *(f.relative_to(self.d) for f in files)])
 
     def boot(self, label: str, version: str) -> list[ktap.Case]:
         d, tests = self.d / label, selftests.pat_tests(self.base)
-        return ktap.cases(
-            boot.run(Kernel(d, label), label, [f'load:{version}', *tests], base=self.base,
-                     tests_dir=d, files=[d / 'modules.tar'], view=False).text())
+        return ktap.cases(boot.run(Kernel(d, label), label, [f'load:{version}', *tests],
+                                   base=self.base, tests_dir=d, files=[d / 'modules.tar'],
+                                   view=False).text())
 
 
 def check(base: Base, deb: Path) -> int:
@@ -126,17 +120,15 @@ def check(base: Base, deb: Path) -> int:
     before, other = host.files(), f'{host.release}x'
     host.must('add', 'build', 'install')
     made = sorted((host.modules / 'updates/dkms').glob('*.ko*'))
-    report.item({ko.name.split('.')[0]
-                 for ko in made} == set(module.changed_modules(base, base.worktree())),
-                'dkms add, build, install', ', '.join(str(ko.relative_to(host.d)) for ko in made)
-                or 'no module')
+    report.item({ko.name.split('.')[0] for ko in made} == set(
+        module.changed_modules(base, base.worktree())), 'dkms add, build, install',
+                ', '.join(str(ko.relative_to(host.d)) for ko in made) or 'no module')
     signer = jobs.output(['modinfo', '-F', 'signer', *made], check=False,
                          env=host.env).split('\n')[0]
     report.item(signer != '', 'the module is signed with the key of this DKMS', signer)
     report.item(host.dkms('build', other) == EXCLUDED, f'dkms build refuses Linux {other}')
-    report.item(
-        host.dkms('autoinstall', other) == 0,
-        'dkms autoinstall does nothing when that is installed')
+    report.item(host.dkms('autoinstall', other) == 0,
+                'dkms autoinstall does nothing when that is installed')
     host.prepare('deb-installed')
     host.must('remove')
     report.item(host.files() == before, 'dkms remove: /lib/modules is as it was')
@@ -166,10 +158,8 @@ def main(args: list[str]) -> int:
             raise Fatal(f'{program} is not installed: tools/nsvm/nsvm setup deb', debian.NOT_HERE)
     base = tree.make(Base())
     deb = dkms.build(base)
-    say(
-        'DEB',
-        f'for an AMD host with Linux {distro.info(base, "release")}; tools/nsvm/Documentation/lab.rst says how to install it'
-    )
+    say('DEB', f'for an AMD host with Linux {distro.info(base, "release")}; '
+        'tools/nsvm/Documentation/lab.rst says how to install it')
     if not args:
         return 0
     module.compiler(base)

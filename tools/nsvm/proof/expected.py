@@ -46,10 +46,8 @@ def compare(base: Base, found: list[Case], n: int) -> tuple[bool, str]:
             wrong.append(f'{c.name} passes and must fail')
         good += c.verdict == 'ok'
         bad += c.verdict == 'not ok'
-    wrong += [
-        f'{test} {case} is in the file cases and was not run' for test, case in want
-        if (test, case) not in seen
-    ]
+    wrong += [f'{test} {case} is in the file cases and was not run' for test, case in want
+              if (test, case) not in seen]
     if wrong:
         return False, wrong[0] + (f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else '')
     return True, f'{good} pass, {bad} fail, as they must'
@@ -61,14 +59,10 @@ def same_verdicts(was: list[Case], now: list[Case], may_pass: set[tuple[str,
     the first and pass on the second one"""
     before, after = ({(c.test, c.case): c.verdict for c in cases if c.case} for cases in (was, now))
     differ = [key for key in before | after if before.get(key) != after.get(key)]
-    fixed = [
-        key for key in differ
-        if key in may_pass and (before.get(key), after.get(key)) == ('not ok', 'ok')
-    ]
-    wrong = [
-        f'{" ".join(key)}: {before.get(key, "none")}, {after.get(key, "none")}' for key in differ
-        if key not in fixed
-    ]
+    fixed = [key for key in differ if key in may_pass
+             and (before.get(key), after.get(key)) == ('not ok', 'ok')]
+    wrong = [f'{" ".join(key)}: {before.get(key, "none")}, {after.get(key, "none")}'
+             for key in differ if key not in fixed]
     if wrong or not before:
         return False, f'{wrong[0]} ({len(wrong)} of {len(before)})' if wrong else 'nothing ran'
     count = ', '.join(f'{list(after.values()).count(v)} {v}' for v in ('ok', 'not ok', 'skip'))
@@ -81,18 +75,14 @@ def repaired(base: Base) -> set[tuple[str, str]]:
     without"""
     upstream = [line.split()[0] for line in base.keys('upstream')]
     n = next((n for n, name in enumerate(base.series()) if name not in upstream), 0)
-    return {
-        key
-        for key, ranges in load(base).items() if within(n, ranges) and not within(0, ranges)
-    }
+    return {key for key, ranges in load(base).items() if within(n, ranges)
+            and not within(0, ranges)}
 
 
 def view_faults(base: Base, n: int) -> set[str]:
     """The cases that the checker must find fault with after patch n"""
-    return {
-        case
-        for (test, case), ranges in load(base).items() if test == 'view' and not within(n, ranges)
-    }
+    return {case for (test, case), ranges in load(base).items() if test == 'view'
+            and not within(n, ranges)}
 
 
 def compare_view(base: Base, check: Check, n: int) -> tuple[bool, str]:

@@ -42,10 +42,9 @@ def install(suite: str, root: Path, log: Path) -> None:
     """A minimal Debian in root, whose apt reaches what the machine's reaches"""
     lines = sources(suite)
     put(root.parent / 'sources.list', '\n'.join(lines) + '\n')
-    jobs.step('FRESH', log, f'Debian {suite} installed in {rel(root)}', [
-        'mmdebstrap', '--variant=minbase', '--mode=root', f'--include={INCLUDED}', suite, root,
-        root.parent / 'sources.list'
-    ], f'mmdebstrap cannot install {suite}', NOT_HERE)
+    jobs.step('FRESH', log, f'Debian {suite} installed in {rel(root)}',
+              ['mmdebstrap', '--variant=minbase', '--mode=root', f'--include={INCLUDED}', suite,
+               root, root.parent / 'sources.list'], f'mmdebstrap cannot install {suite}', NOT_HERE)
     # How the machine's own apt reaches it
     ways = re.findall(r'^Acquire::(?:Check-|.*proxy).*$', jobs.output(['apt-config', 'dump']),
                       re.M | re.I)
@@ -65,10 +64,8 @@ def copy_repository(to: Path) -> None:
 def run_in(root: Path, log: Path, base: str) -> int | None:
     """Status of make run there"""
     with Ticker('FRESH', f'make run in {rel(root)}'):
-        return jobs.call([
-            'unshare', '--mount', '--pid', '--fork', '--kill-child', 'sh', '-c', IN_CHROOT, 'sh',
-            root, HOME, base
-        ], log, TIME_LIMIT)
+        return jobs.call(['unshare', '--mount', '--pid', '--fork', '--kill-child', 'sh', '-c',
+                          IN_CHROOT, 'sh', root, HOME, base], log, TIME_LIMIT)
 
 
 def main(args: list[str]) -> int:

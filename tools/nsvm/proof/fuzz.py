@@ -59,9 +59,8 @@ class Job:
         except Fatal as e:
             self.why = str(e).removeprefix(f'{self.label}: ').partition(' (console: ')[0]
         self.log = read(self.base.results / f'{self.label}.log')
-        bad = [
-            f'{c.name}: {c.verdict} {c.reason}' for c in ktap.cases(self.log) if c.verdict != 'ok'
-        ]
+        bad = [f'{c.name}: {c.verdict} {c.reason}' for c in ktap.cases(self.log)
+               if c.verdict != 'ok']
         self.why = self.why or (bad[0] if bad else '')
         return self
 
@@ -79,15 +78,14 @@ class Job:
 
 def figures(log: str) -> str:
     """As the program names them"""
-    return ', '.join(
-        re.findall(r'^# (?:nsvm: (?:fuzz done|race) )?((?:leaks: |seeds=|ran=).*)', log, re.M))
+    return ', '.join(re.findall(r'^# (?:nsvm: (?:fuzz done|race) )?((?:leaks: |seeds=|ran=).*)',
+                                log, re.M))
 
 
 def fuzz(base: Base, kernel: Kernel, plain: bool, seconds: int, seed: int) -> int:
     tests, kind = selftests.pat_tests(base), 'plain kernel' if plain else 'debug kernel'
-    stamp, key = kernel.dir / 'fuzz.passed', machine.result_id(kernel, [
-        base.b / 'selftests' / t for t in tests
-    ])
+    stamp, key = kernel.dir / 'fuzz.passed', machine.result_id(kernel, [base.b / 'selftests' / t
+                                                                        for t in tests])
     known, race_time = read(stamp) == key, seconds // 6 + 1
     report = ktap.Report(base.results / 'fuzz.ktap')
 
@@ -106,9 +104,8 @@ def fuzz(base: Base, kernel: Kernel, plain: bool, seconds: int, seed: int) -> in
     say('FUZZ', f'{seconds} s of seed {seed}, {kind}')
     with Ticker('FUZZ', 'fuzzing'):
         one, two = jobs.together(lambda: hostile('fuzz', seed), second)
-        race = None if base.own_test() else \
-            Job(base, 'fuzz-race').start(kernel, race_time * 10 + 240, [f'{RACE}:{race_time}'],
-                                         smp=2)
+        race = None if base.own_test() else Job(base, 'fuzz-race').start(
+            kernel, race_time * 10 + 240, [f'{RACE}:{race_time}'], smp=2)
     judge('KVM_SET_NESTED_STATE, hostile', one, figures)
     if known:
         judge('KVM_SET_NESTED_STATE, hostile', two, figures)
@@ -129,9 +126,8 @@ def main(args: list[str]) -> int:
             ['run', given.get('TIME', '60'), *filter(None, [given.get('SEED')])]
     plain = args[-1:] == ['plain']
     what, *words = (args[:-1] if plain else args) or ['']
-    if any(not word.isdigit() for word in words) or (what, len(words)) not in (('run', 1),
-                                                                               ('run', 2),
-                                                                               ('replay', 2)):
+    if any(not word.isdigit()
+           for word in words) or (what, len(words)) not in (('run', 1), ('run', 2), ('replay', 2)):
         raise Fatal(
             'usage: fuzz run TIME [SEED] [plain] | fuzz replay SEED STEPS [plain], all numbers')
     first, second = int(words[0]), int(words[1]) if words[1:] else int(time.time())

@@ -39,14 +39,11 @@ ORDERS = ('msrs-first', 'msrs-last')
 # kernel -> the PATs of its guests.  Two are one with the quirk and without it: shared and asked, of
 # the series that
 # adds it; on and off, of mainline
-PATS = {
-    'base': 'shared', 'series': 'separate', 'shared': 'shared', 'asked': 'unquirked',
-    'on': 'shared', 'off': 'unquirked'
-}
+PATS = {'base': 'shared', 'series': 'separate', 'shared': 'shared', 'asked': 'unquirked',
+        'on': 'shared', 'off': 'unquirked'}
 ALWAYS_ON = ('base', 'series', 'on', 'off')		# without the series that adds it
-SAVERS = {
-    'base': ['base'], 'series': ['series'], 'optin': ['shared', 'asked'], 'mainline': ['on', 'off']
-}
+SAVERS = {'base': ['base'], 'series': ['series'], 'optin': ['shared', 'asked'],
+          'mainline': ['on', 'off']}
 STATES = {
     'l2': 'inside L2',
     'l2-known': 'inside L2, and the VMM knows of the header vmcb_pa only',
@@ -60,10 +57,8 @@ STATES = {
 }
 # What makes no difference if it is saved there: no header to lose, GIF is set
 NO_HEADER = ('l2-known', 'l2-gpat', 'l2-qemu')
-SAME = {
-    'base': (*NO_HEADER, 'smm-gif'), 'series': ('smm-gif', ), 'shared': (*NO_HEADER, 'smm-gif'),
-    'asked': ('smm-gif', ), 'on': NO_HEADER, 'off': ()
-}
+SAME = {'base': (*NO_HEADER, 'smm-gif'), 'series': ('smm-gif',), 'shared': (*NO_HEADER, 'smm-gif'),
+        'asked': ('smm-gif',), 'on': NO_HEADER, 'off': ()}
 # Those in which it matters whether a VMM asked, for the design page
 ASKED = ('l2', 'l2-known', 'l2-qemu', 'l2-gpat', 'l1')
 LEGEND = '''\
@@ -81,10 +76,8 @@ def parse_rules(text: Iterable[str]) -> Rule:
     rows = [line.split() for line in text]
 
     def rule(state: str, saver: str, restorer: str) -> list[str]:
-        found = [
-            r[3:] for r in rows
-            if r[0] == state and saver in r[1].split(',') and restorer in r[2].split(',')
-        ]
+        found = [r[3:] for r in rows if r[0] == state and saver in r[1].split(',')
+                 and restorer in r[2].split(',')]
         if len(found) != 1 or len(found[0]) != 4:
             raise Fatal(f'{rel(RULES)} has not one line for {state} from {saver} to {restorer}')
         return found[0]
@@ -94,19 +87,15 @@ def parse_rules(text: Iterable[str]) -> Rule:
 def states(saver: str, every: Sequence[str]) -> list[str]:
     """What is saved there; every: the kernels that there are.  A VMM that knows gpat is for those
     with the quirk"""
-    return [
-        state for state in STATES
-        if state not in SAME[saver] and (state != 'l2-gpat' or 'asked' in every)
-    ]
+    return [state for state in STATES if state not in SAME[saver]
+            and (state != 'l2-gpat' or 'asked' in every)]
 
 
 # ---- lists of jobs, see svm_nested_pat_migrate.c ----
 
 def save_jobs(k: str) -> list[str]:
-    return [
-        f'{state}.{k} /tmp/keep/{k} {state} {PATS[k]}'
-        for state in ('l2', 'l2-back', 'l2-no-npt', 'l1', 'smm')
-    ]
+    return [f'{state}.{k} /tmp/keep/{k} {state} {PATS[k]}'
+            for state in ('l2', 'l2-back', 'l2-no-npt', 'l1', 'smm')]
 
 
 def again_jobs(savers: list[str]) -> Iterator[str]:
@@ -120,14 +109,11 @@ def again_jobs(savers: list[str]) -> Iterator[str]:
 
 def restore_jobs(rule: Rule, savers: list[str], k: str) -> Iterator[str]:
     for saver, state in ((saver, state) for saver in savers for state in states(saver, savers)):
-        saved, header = {
-            'l2-known': ('l2', 'known'), 'l2-gpat': ('l2', 'gpat'), 'l2-qemu': ('l2-back', 'known'),
-            'smm-gif': ('smm', 'gif')
-        }.get(state, (state, 'whole'))
+        saved, header = {'l2-known': ('l2', 'known'), 'l2-gpat': ('l2', 'gpat'), 'l2-qemu': (
+            'l2-back', 'known'), 'smm-gif': ('smm', 'gif')}.get(state, (state, 'whole'))
         for order in ORDERS:
-            name, how = f'{state}.{saver}.{k}.{order}', ' '.join([
-                order, header, PATS[k], *rule(state, saver, k)
-            ])
+            name, how = f'{state}.{saver}.{k}.{order}', ' '.join([order, header, PATS[k],
+                                                                  *rule(state, saver, k)])
             if state != 'l2-again':
                 yield f'{name} /tests/{saver} {saved}.{saver} {how}'
                 continue
@@ -141,10 +127,8 @@ def boot_all(base: Base, of: dict[str, Kernel]) -> dict[str, Boot]:
     every = [s for s in PATS if any(s in SAVERS[k] for k in of)]
     todo = {f'save-{k}': [job for s in SAVERS[k] for job in save_jobs(s)] for k in of}
     todo['save-series'] += again_jobs(every)
-    todo |= {
-        f'restore-{k}': [job for s in SAVERS[k] for job in restore_jobs(rule, every, s)]
-        for k in of
-    }
+    todo |= {f'restore-{k}': [job for s in SAVERS[k] for job in restore_jobs(rule, every, s)]
+             for k in of}
 
     def boot(name: str, files: Iterable[str]) -> Boot:
         what, k = name.split('-')
@@ -156,26 +140,23 @@ def boot_all(base: Base, of: dict[str, Kernel]) -> dict[str, Boot]:
         if keep:
             for c in ktap.cases(done.text()):
                 if c.verdict != 'ok':
-                    raise Fatal(
-                        f'{k} does not save {c.name}: {c.verdict}, {c.reason} (log: {rel(done.log)})'
-                    )
+                    raise Fatal(f'{k} does not save {c.name}: {c.verdict}, {c.reason} (log: '
+                                f'{rel(done.log)})')
             if jobs.call(['tar', '-xzf', keep, '-C', where]):
                 raise Fatal(f'what {k} saved did not get out of the machine (log: {rel(done.log)})')
         return done
 
     shutil.rmtree(where, ignore_errors=True)
     with Ticker('MIGRATE', 'saving') as ticker:
-        boots = dict(
-            jobs.each(lambda name: boot(name, []), [f'save-{k}' for k in of if k != 'series']))
+        boots = dict(jobs.each(lambda name: boot(name, []),
+                               [f'save-{k}' for k in of if k != 'series']))
         boots['save-series'] = boot('save-series', [k for k in every if k != 'series'])
     say('MIGRATE',
         f'{sum(len(todo[f"save-{k}"]) for k in of)} checkpoints saved ({elapsed(ticker.start)})')
     with Ticker('MIGRATE', 'restoring') as ticker:
         boots |= jobs.each(lambda name: boot(name, [*every, 'again']), [f'restore-{k}' for k in of])
-    say(
-        'MIGRATE',
-        f'{sum(len(todo[f"restore-{k}"]) for k in of)} restores, each on another boot than saved '
-        f'({elapsed(ticker.start)})')
+    say('MIGRATE', f'{sum(len(todo[f"restore-{k}"]) for k in of)} restores, each on another boot '
+        f'than saved ({elapsed(ticker.start)})')
     shutil.rmtree(where)
     return dict(sorted(boots.items()))
 
@@ -211,21 +192,16 @@ def matrix(found: Iterable[Seen], every: Sequence[str] = ALWAYS_ON) -> str:
     cells: dict[tuple[str, str, str], dict[str, None]] = {}
     for s in found:
         shared = PATS[s.saver] == 'shared' or s.state == 'l2-no-npt'
-        whose = {
-            'L2': 'hPAT' if shared else 'gPAT', 'L1': 'L1' if shared else 'hPAT', 'g_pat': 'vmcb12'
-        }
-        pats = [
-            whose.get(pat, pat) for pat in ([s.l2] if s.after in ('-', s.l2) else [s.l2, s.after])
-        ]
+        whose = {'L2': 'hPAT' if shared else 'gPAT', 'L1': 'L1' if shared else 'hPAT',
+                 'g_pat': 'vmcb12'}
+        pats = [whose.get(pat, pat)
+                for pat in ([s.l2] if s.after in ('-', s.l2) else [s.l2, s.after])]
         cells.setdefault(s[:3], {})[','.join(pats) + '!' * s.wrong] = None
-    out = [
-        LEGEND, f'{"saved by":<16}  restored by',
-        ' ' * 16 + ''.join(f'  {k:<11}' for k in every).rstrip()
-    ]
+    out = [LEGEND, f'{"saved by":<16}  restored by',
+           ' ' * 16 + ''.join(f'  {k:<11}' for k in every).rstrip()]
     for state, title in STATES.items():
-        rows = [
-            (saver, ['/'.join(cells.get((state, saver, k), ())) for k in every]) for saver in every
-        ]
+        rows = [(saver, ['/'.join(cells.get((state, saver, k), ())) for k in every])
+                for saver in every]
         out += [title] * any(cell for _, row in rows for cell in row)
         out += [(f'  {saver:<14}' + ''.join(f'  {cell:<11}' for cell in row)).rstrip()
                 for saver, row in rows if any(row)]
@@ -254,10 +230,8 @@ def migrate(base: Base) -> int:
     of, reason, every = {'base': run.prepare(base)}, '', ALWAYS_ON
     if base.is_opt_in():
         every = tuple(PATS)
-        of = {
-            'base': kernels.tree_kernel(base, base.root(), 'stock', 'kernel-stock'),
-            'series': of['base'], 'optin': kernels.series_kernel(base)
-        }
+        of = {'base': kernels.tree_kernel(base, base.root(), 'stock', 'kernel-stock'),
+              'series': of['base'], 'optin': kernels.series_kernel(base)}
     selftests.build(base, [PROGRAM])
     try:
         of['mainline'] = kernels.base_kernel(source_tree.make_base(mainline()))
@@ -270,10 +244,8 @@ def migrate(base: Base) -> int:
         old.unlink()
     boots = boot_all(base, of)
     restored = '\n'.join(boot.text() for name, boot in boots.items() if 'restore' in name)
-    skipped = [
-        s._replace(l2='SKIP', after='-') for s in expected(every)
-        if reason and {'on', 'off'} & {*s[1:3]}
-    ]
+    skipped = [s._replace(l2='SKIP', after='-') for s in expected(every) if reason
+               and {'on', 'off'} & {*s[1:3]}]
     text = matrix([*seen(restored), *skipped], every)
     put(base.results / 'migrate.txt', text)
     print('\n' + re.sub('^(?=.)', '  ', text, flags=re.M))

@@ -116,10 +116,8 @@ def explore(base: Base, plan: list[str], limit: int, what: str) -> int:
         report.item(False, 'KVM does what the model does', bad[0] if bad else 'not all was run')
     show_differences(said)
     good = report.close()
-    say(
-        'MODEL',
-        f'KVM {"does what the model does" if good else "and the model differ"} ({elapsed(begin)}); '
-        f'logs: {rel(base.results)}/model*.log')
+    say('MODEL', f'KVM {"does what the model does" if good else "and the model differ"} '
+        f'({elapsed(begin)}); logs: {rel(base.results)}/model*.log')
     return 0 if good else 1
 
 
@@ -153,9 +151,8 @@ def judge(known: list[Line], log: str, seen: vmruns.Check, repaired: bool) -> st
         print(
             f'  {line.rule:<3} {len(line.sequences):5} times, such as {example}\n      {line.text}')
         if gone == bool(line.sequences):
-            wrong.append(
-                f'{line.rule} {".".join(sorted(line.operations))}: {"still there" if gone else none}'
-            )
+            wrong.append(f'{line.rule} {".".join(sorted(line.operations))}: '
+                         f'{"still there" if gone else none}')
     return '; '.join(wrong)
 
 
@@ -168,8 +165,8 @@ def compare(base: Base, repaired: bool) -> int:
         kernel = kernels.base_kernel(source_tree.make_base(other))
     words = [line.split(None, 2) for line in lines(other.dir / 'differences')]
     known = [Line(set(operations.split('.')), rule, text) for operations, rule, text in words]
-    without = set().union(
-        *(line.operations for line in known if not repaired or not line.text.startswith('defect')))
+    without = set().union(*(line.operations for line in known if not repaired
+                            or not line.text.startswith('defect')))
     if repaired:
         without = without - {CLEAN_BITS} | BREACH
     run.prepare(base)
@@ -181,9 +178,9 @@ def compare(base: Base, repaired: bool) -> int:
     report, begin = Report(base.results / f'model-{name}.ktap'), time.monotonic()
     say('MODEL',
         f'{other.name}{" with its series" * repaired}, with and without what is known to differ')
-    one, two = jobs.together(
-        lambda: one_cpu(kernel, f'{name}-same', same, base, 600),
-        lambda: one_cpu(kernel, f'{name}-other', [f'-d:3:-m:-c:{theirs}'], base, 600))
+    one, two = jobs.together(lambda: one_cpu(kernel, f'{name}-same', same, base, 600),
+                             lambda: one_cpu(kernel, f'{name}-other', [f'-d:3:-m:-c:{theirs}'],
+                                             base, 600))
     total = sum(sums(one.text()).values(), Counter())
     bad = [c.reason for c in ktap.cases(one.text()) if c.verdict != 'ok']
     show_differences(one.text())
@@ -215,8 +212,8 @@ def main(args: list[str]) -> int:
     base = Base()
     if not args:
         given = settings.given
-        args = ['seq', given['SEQ']
-                ] if given.get('SEQ') else [given['KVM']] if given.get('KVM') else []
+        args = ['seq',
+                given['SEQ']] if given.get('SEQ') else [given['KVM']] if given.get('KVM') else []
     if args in ([], ['run']):
         depth, random, seed = option('DEPTH', 5), option('RANDOM',
                                                          600), option('SEED', int(time.time()))
@@ -227,10 +224,8 @@ def main(args: list[str]) -> int:
         return explore(base, plan, 3600,
                        f'every sequence of {small} operations{deep}, random ones of seed {seed}')
     if args == ['test']:
-        plan = [
-            '-d:2', '-d:4:-m', f'-r:{option("RANDOM", 60)}:-s:{option("SEED", 1)}',
-            *['-d:3:-m:-k'] * base.is_opt_in()
-        ]
+        plan = ['-d:2', '-d:4:-m', f'-r:{option("RANDOM", 60)}:-s:{option("SEED", 1)}',
+                *['-d:3:-m:-k'] * base.is_opt_in()]
         return explore(base, plan, 600,
                        'every sequence of 2 operations, of 4 from different states, random ones')
     if args in (['mainline'], ['mainline-series']):

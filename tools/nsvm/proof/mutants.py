@@ -83,9 +83,8 @@ def judge(base: Base, mutant: Mutant, worker: int, tests: list[str]) -> Result:
 def in_order(mutant: Mutant, tests: list[str], every: list[Mutant],
              past: dict[str, Result]) -> list[str]:
     """The likely killer first"""
-    near = [
-        m for m in every if m.file == mutant.file and m.name in past and past[m.name].by in tests
-    ]
+    near = [m for m in every if m.file == mutant.file and m.name in past
+            and past[m.name].by in tests]
     near.sort(key=lambda m: (m != mutant, abs(m.first - mutant.first)))
     return sorted(tests, key=lambda t: t != past[near[0].name].by) if near else tests
 
@@ -152,9 +151,8 @@ def report(base: Base, wanted: list[Mutant], every: list[Mutant], known: dict[st
     """For people, and for make test; is all well?"""
     reasons = dict(line.split(None, 1) for line in lines(base.dir / 'equivalent'))
     names = {m.name for m in every}
-    stale = [
-        f'stale: {n} is listed as equivalent and is no mutant' for n in reasons if n not in names
-    ]
+    stale = [f'stale: {n} is listed as equivalent and is no mutant' for n in reasons
+             if n not in names]
     total: Counter[str] = Counter()
     told: list[tuple[str, str]] = []
     for m in wanted:
@@ -199,7 +197,6 @@ def main(args: list[str]) -> int:
             raise Fatal(f'no mutant {" ".join({*args} - {m.name for m in wanted})} (mutants list)')
     good = report(base, wanted, every, judge_unknown(base, wanted, every, again=named), name)
     if named:
-        print(
-            f'  kernel: {rel(base.b)}/mutant0, its sources and objects: {rel(base.b)}/module-mutant0'
-        )
+        print(f'  kernel: {rel(base.b)}/mutant0, its sources and objects: '
+              f'{rel(base.b)}/module-mutant0')
     return 0 if good else 1

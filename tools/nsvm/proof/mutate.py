@@ -18,23 +18,16 @@ from typing import Iterator
 
 from lib.base import Base, git
 
-SWAPS = [
-    (r'svm->nested\.gpat', 'svm->vcpu.arch.pat'),
-    (r'vcpu->arch\.pat', 'to_svm(vcpu)->nested.gpat'),
-    (r'svm->vmcb01\.ptr', 'svm->nested.vmcb02.ptr'),
-    (r'svm->nested\.vmcb02\.ptr', 'svm->vmcb01.ptr'),
-    (r'\btrue\b', 'false'),
-    (r'\bfalse\b', 'true'),
-    (r'\bVMCB_NPT\b', 'VMCB_ASID'),
-    (r'\bSVM_NESTED_CTL_NP_ENABLE\b', 'SVM_NESTED_CTL_SEV_ENABLE'),
-    (r'(?<=flags = )KVM_STATE_SVM_VALID_GPAT', '(KVM_STATE_SVM_VALID_GPAT << 1)'),
-    (r'(?<=flags == )KVM_STATE_SVM_VALID_GPAT', '(KVM_STATE_SVM_VALID_GPAT << 1)'),
-    (r'(?<=return )1(?=;)', '0'),
-    (r'==', '!='),
-    (r'==', '>='),
-    (r'!=', '=='),
-    (r'(?<![!=])!(?![=])', ''),
-]
+SWAPS = [(r'svm->nested\.gpat', 'svm->vcpu.arch.pat'),
+         (r'vcpu->arch\.pat', 'to_svm(vcpu)->nested.gpat'),
+         (r'svm->vmcb01\.ptr', 'svm->nested.vmcb02.ptr'),
+         (r'svm->nested\.vmcb02\.ptr', 'svm->vmcb01.ptr'), (r'\btrue\b', 'false'),
+         (r'\bfalse\b', 'true'), (r'\bVMCB_NPT\b', 'VMCB_ASID'),
+         (r'\bSVM_NESTED_CTL_NP_ENABLE\b', 'SVM_NESTED_CTL_SEV_ENABLE'),
+         (r'(?<=flags = )KVM_STATE_SVM_VALID_GPAT', '(KVM_STATE_SVM_VALID_GPAT << 1)'),
+         (r'(?<=flags == )KVM_STATE_SVM_VALID_GPAT', '(KVM_STATE_SVM_VALID_GPAT << 1)'),
+         (r'(?<=return )1(?=;)', '0'), (r'==', '!='), (r'==', '>='), (r'!=', '=='),
+         (r'(?<![!=])!(?![=])', '')]
 # what builds without it is the same program
 ASSERTION = re.compile(r'(static_assert|BUILD_BUG_ON)\b')
 DECLARATION = r'^(static|struct|bool|int|u64|u32|unsigned|static_assert)\b'
@@ -86,9 +79,8 @@ def statements(text: str) -> Iterator[tuple[int, int, str]]:
             first, code = n, ''
         code += (' ' if code else '') + line.strip()
         if code.count('(') == code.count(')') and (
-                code.endswith((';', '{', '}')) or
-                re.match(r'(case .*|default|\w+):$', code) or
-                re.match(r'(if|while|for|switch)\b.*\)$|else$', code)):
+                code.endswith((';', '{', '}')) or re.match(r'(case .*|default|\w+):$', code)
+                or re.match(r'(if|while|for|switch)\b.*\)$|else$', code)):
             yield first, n, code
             first = 0
 
@@ -119,8 +111,8 @@ def variants(code: str) -> Iterator[tuple[str, str]]:
         for i, part in enumerate(parts):
             yield f'without "{part}"', m[1] + f' {op} '.join(parts[:i] + parts[i + 1:]) + m[3]
         other = '&&' if op == '||' else '||'
-        yield f'{other} for {op}', m[1] + f' {other} '.join(
-            f'({p})' if re.search(r'&&|\|\|', p) else p for p in parts) + m[3]
+        yield f'{other} for {op}', m[1] + f' {other} '.join(f'({p})' if re.search(r'&&|\|\|', p)
+                                                            else p for p in parts) + m[3]
     m = re.match(r'^(.*= )(.*) \? (.*) : (.*);$', code)
     if m:
         yield 'always first', f'{m[1]}{m[3]};'
@@ -152,10 +144,8 @@ def of_file(file: str, text: str, touched: set[int]) -> Iterator[Mutant]:
 def mutants(src: Path, base: str, more: str = '') -> list[Mutant]:
     """All, by file and line, of a git tree without edits whose series starts after the commit
     base; more: a regular expression"""
-    return [
-        m for file, lines in sorted(touched_lines(src, base, more).items())
-        if file.endswith(('.c', '.h')) for m in of_file(file, (src / file).read_text(), lines)
-    ]
+    return [m for file, lines in sorted(touched_lines(src, base, more).items())
+            if file.endswith(('.c', '.h')) for m in of_file(file, (src / file).read_text(), lines)]
 
 
 def apply(text: str, mutant: Mutant) -> str:
@@ -168,8 +158,8 @@ def apply(text: str, mutant: Mutant) -> str:
 def tree(base: Base, mutant: Mutant, worker: int | str) -> str:
     """The tree object of HEAD with it"""
     env = {'GIT_INDEX_FILE': str(base.src / f'.git/nsvm-mutant{worker}')}
-    blob = base.git('hash-object', '-w', '--stdin', input=apply(
-        (base.src / mutant.file).read_text(), mutant))
+    blob = base.git('hash-object', '-w', '--stdin',
+                    input=apply((base.src / mutant.file).read_text(), mutant))
     base.git('read-tree', 'HEAD', env=env)
     base.git('update-index', '--cacheinfo', f'100644,{blob},{mutant.file}', env=env)
     return base.git('write-tree', env=env)

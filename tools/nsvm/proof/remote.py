@@ -40,10 +40,8 @@ def sections(log: str) -> dict[str, str]:
 
 def facts(log: str) -> list[str]:
     """The machine: CPU, kernel, parameters of kvm_amd"""
-    return [
-        need_match(rf'^# nsvm: {what} ?(.*)$', log, f'the host does not say its {what}').strip()
-        for what in ('cpu', 'kernel', 'kvm_amd')
-    ]
+    return [need_match(rf'^# nsvm: {what} ?(.*)$', log, f'the host does not say its {what}').strip()
+            for what in ('cpu', 'kernel', 'kvm_amd')]
 
 
 class Progress:
@@ -58,14 +56,10 @@ class Progress:
             self.label = line.split()[-1]
         if line.startswith('# nsvm: end '):
             *found, whole = ktap.cases(self.text)
-            count = [
-                f'{sum(c.verdict == v for c in found or [whole])} {v}'
-                for v in ('ok', 'not ok', 'skip')
-            ]
-            say(
-                'TEST',
-                f'{self.host}, {self.label}: {whole.test}: {", ".join(count)} ({whole.ms / 1000:.1f} s)'
-            )
+            count = [f'{sum(c.verdict == v for c in found or [whole])} {v}'
+                     for v in ('ok', 'not ok', 'skip')]
+            say('TEST', f'{self.host}, {self.label}: {whole.test}: {", ".join(count)} '
+                f'({whole.ms / 1000:.1f} s)')
 
 
 def ticks(found: dict[str, dict[str, bench.Row]]) -> str:
@@ -73,10 +67,8 @@ def ticks(found: dict[str, dict[str, bench.Row]]) -> str:
     one"""
     first, last = list(found.values())[0], list(found.values())[-1]
     more = '      more' if len(found) > 1 else ''
-    out = [
-        f'    {"ticks of the TSC: least, median":<36} ' +
-        ''.join(f'{label:>20}' for label in found) + more
-    ]
+    out = [f'    {"ticks of the TSC: least, median":<36} ' +
+           ''.join(f'{label:>20}' for label in found) + more]
     for row in first:
         cells = ''.join(f'{rows[row][0]:>12}{rows[row][1]:>8}' for rows in found.values())
         out.append(f'    {row:<36} {cells}' +
@@ -100,9 +92,8 @@ def on_host(base: Base, host: str, files: list[Path], variables: dict[str, str],
     head = f'\n  {host}: {cpu}\n  {kernel}\n  kvm_amd {parameters}\n'
     *before, (label, cases) = found.items()
     if measure and all(c.verdict == 'ok' for cases in found.values() for c in cases if not c.case):
-        text = head + '\n' + ticks(
-            {label: bench.parse(text)
-             for label, text in sections(log).items()}) + '\n'
+        text = head + '\n' + ticks({label: bench.parse(text)
+                                    for label, text in sections(log).items()}) + '\n'
         put(base.results / f'remote-{name}-bench.txt',
             f'    On {time.strftime("%Y-%m-%d")}\n{text}')
         print(text, flush=True)
@@ -113,8 +104,8 @@ def on_host(base: Base, host: str, files: list[Path], variables: dict[str, str],
     verdict = 'nothing was tested' if nothing else f'{what} {"does what it should" if good else "fails"}'
     print(f'{head}{text}\n  {host}: {verdict}. {elapsed(begun)} in all; '
           f'results: {rel(base.results)}/remote-{name}.ktap', flush=True)
-    return 0 if good else NOTHING if nothing and not any(
-        c.verdict == 'not ok' for c in cases) else 1
+    return 0 if good else NOTHING if nothing and not any(c.verdict == 'not ok'
+                                                         for c in cases) else 1
 
 
 def main(args: list[str]) -> int:
@@ -131,9 +122,8 @@ def main(args: list[str]) -> int:
         kernel = kernels.series_kernel(base)
         if not kernels.is_packaged(base) or module.changed_modules(base,
                                                                    base.worktree()) != ['kvm-amd']:
-            raise Fatal(
-                f'MODULES=1: {base.name} has no kvm-amd.ko for a packaged kernel, or not it alone',
-                NOT_HERE)
+            raise Fatal(f'MODULES=1: {base.name} has no kvm-amd.ko for a packaged kernel, or not '
+                        'it alone', NOT_HERE)
         files.append(kernel.dir / 'modules/kvm-amd.ko')
         variables['release'] = distro.info(base, 'release')
 

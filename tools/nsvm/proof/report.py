@@ -19,46 +19,33 @@ NO_XML = re.compile('[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]')
 
 def machine(versions: dict[str, str]) -> dict:
     if settings.MACHINE == 'bochs':
-        return {
-            'name': f'Bochs of {bochs.SUITE}', 'cpu': bochs.CPU, 'cpus': 1, 'memory': bochs.MEMORY
-        }
+        return {'name': f'Bochs of {bochs.SUITE}', 'cpu': bochs.CPU, 'cpus': 1,
+                'memory': bochs.MEMORY}
     accel = boot.accelerator(False)
-    return {
-        'name': versions['qemu'], 'accelerator': accel,
-        'cpu': 'host' if accel == 'kvm' else settings.CPU, 'cpus': settings.number('SMP'),
-        'memory': settings.number('MEMORY')
-    }
+    return {'name': versions['qemu'], 'accelerator': accel, 'cpu': 'host' if accel == 'kvm'
+            else settings.CPU, 'cpus': settings.number('SMP'), 'memory': settings.number('MEMORY')}
 
 
 def as_json(base: str, good: bool, found: dict[str, list[Case]], logs: dict[str, str],
             checks: dict[str, Check | None], said: str, on: dict, versions: dict[str, str]) -> dict:
     """found, logs, checks: of base and of series; said: of VMRUNs"""
     def vmruns(r: Row) -> dict[str, int]:
-        seen = {
-            label: c.economy.get(f'{r.test} {r.case}'.strip())
-            for label, c in checks.items() if c
-        }
+        seen = {label: c.economy.get(f'{r.test} {r.case}'.strip()) for label, c in checks.items()
+                if c}
         return {label: e.vmruns for label, e in seen.items() if e}
 
     rows = ktap.rows(found['base'], found['series'])
     release = {label: re.search(r'^# nsvm: kernel (.*)', log, re.M) for label, log in logs.items()}
     now = datetime.datetime.now(datetime.timezone.utc)
-    return {
-        'format': 1, 'date': now.isoformat(timespec='seconds'), 'passed': good, 'base': base,
-        'kernels': {label: m[1]
-                    for label, m in release.items() if m}, 'machine': on,
-        'summary': ktap.count(rows), 'milliseconds': {
-            label: {c.test: c.ms
-                    for c in cases if not c.case}
-            for label, cases in found.items()
-        }, 'vmruns': {
-            label: {'seen': c.vmruns, 'accesses': c.accesses, 'errors': c.bad.total()}
-            for label, c in checks.items() if c
-        }, 'said': said.splitlines(), 'cases': [{
-            'test': r.test, 'case': r.case, 'base': r.base or None, 'series': r.series.verdict,
-            'reason': NO_XML.sub('?', r.series.reason), 'vmruns': vmruns(r)
-        } for r in rows], 'versions': versions
-    }
+    return {'format': 1, 'date': now.isoformat(timespec='seconds'), 'passed': good, 'base': base,
+            'kernels': {label: m[1] for label, m in release.items() if m}, 'machine': on,
+            'summary': ktap.count(rows), 'milliseconds': {label: {
+                c.test: c.ms for c in cases if not c.case} for label, cases in found.items()},
+            'vmruns': {label: {'seen': c.vmruns, 'accesses': c.accesses, 'errors': c.bad.total()}
+                       for label, c in checks.items() if c}, 'said': said.splitlines(),
+            'cases': [{'test': r.test, 'case': r.case, 'base': r.base or None,
+                       'series': r.series.verdict, 'reason': NO_XML.sub('?', r.series.reason),
+                       'vmruns': vmruns(r)} for r in rows], 'versions': versions}
 
 
 def as_junit(run: dict, wrong: str) -> str:
@@ -67,8 +54,8 @@ def as_junit(run: dict, wrong: str) -> str:
     more = {'test': 'VMRUNs', 'case': '', 'base': None, 'series': 'not ok', 'reason': wrong}
     cases = run['cases'] + [more] * bool(wrong)
     for test in dict.fromkeys(c['test'] for c in cases):
-        mine, ms = [c for c in cases if c['test'] == test
-                    ], run['milliseconds']['series'].get(test, 0)
+        mine, ms = [c for c in cases if c['test'] == test], run['milliseconds']['series'].get(test,
+                                                                                              0)
         count = {key: str(sum(c['series'] == verdict for c in mine))
                  for key, verdict in (('failures', 'not ok'), ('skipped', 'skip'))}
         suite = ET.SubElement(suites, 'testsuite', name=test, timestamp=run['date'],

@@ -59,9 +59,8 @@ def on_bochs(base: Base, kernel: Kernel, label: str, tests: list[str]) -> None:
 def cases(log: str) -> list[Case]:
     """On Bochs of two runs, those of the second one with another name"""
     first, *more = bochs.sections(log)
-    return ktap.cases(first) + [
-        replace(c, test=f'{c.test}, nrips=0') for section in more for c in ktap.cases(section)
-    ]
+    return ktap.cases(first) + [replace(c, test=f'{c.test}, nrips=0') for section in more
+                                for c in ktap.cases(section)]
 
 
 def both(base: Base, kernel: Kernel, label: str, tests: list[str]) -> None:
@@ -109,9 +108,8 @@ def base_alone(base: Base, kernel: Kernel) -> int:
             print(f'  {c.test:<32}  {c.verdict}{": " + c.reason if c.reason else ""}')
     if not any(c.verdict == 'ok' for c in found):
         raise Fatal(f'no test passes (log: {rel(base.results)}/base.log)')
-    print(
-        f'\n  There is no series in {rel(base.dir)}, and thus no verdict. {elapsed(begun)} in all; '
-        f'results: {rel(base.results)}/run.ktap')
+    print(f'\n  There is no series in {rel(base.dir)}, and thus no verdict. {elapsed(begun)} in '
+          'all; ' f'results: {rel(base.results)}/run.ktap')
     return 0
 
 
@@ -177,10 +175,8 @@ def main(args: list[str]) -> int:
     def run_base() -> None:
         if read(result('base.id')) == made_of and result('base.log').exists():
             at = time.localtime(result('base.log').stat().st_mtime)
-            say(
-                'BOOT',
-                f'base: results of {time.strftime("%H:%M:%S", at)}, nothing that they depend on has changed'
-            )
+            say('BOOT', f'base: results of {time.strftime("%H:%M:%S", at)}, nothing that they '
+                'depend on has changed')
             return
         result('base.id').unlink(missing_ok=True)
         boots(base, kernel, f'{prefix}base', tests)
@@ -193,10 +189,9 @@ def main(args: list[str]) -> int:
         return series
 
     series = jobs.together(run_base, run_series)[1]
-    made_with = jobs.together(
-        lambda: versions.write(base,
-                               qemu.find().binary, [kernel.image, *series.modules]), lambda: None
-        if on_other else boots(base, series, 'series', tests))[0]
+    made_with = jobs.together(lambda: versions.write(base, qemu.find().binary,
+                                                     [kernel.image, *series.modules]),
+                              lambda: None if on_other else boots(base, series, 'series', tests))[0]
     say('VERSIONS', f'{versions.short(made_with)}; all: {rel(base.results)}/versions.txt')
     found = {label: cases(read(result(f'{label}.log'))) for label in ('base', 'series')}
     put(result('run.ktap'), ktap.nested(found))
@@ -206,7 +201,6 @@ def main(args: list[str]) -> int:
     view_good, lines = judge_view(base, prefix, checks)
     good = good and view_good
     report.write(base, prefix, good, found, checks, lines, made_with)
-    print(
-        f'  The series {"does what it should" if good else "fails"}. {elapsed(begun)} in all; results: '
-        f'{rel(result("run.ktap"))}, {", ".join(report.FILES)}')
+    print(f'  The series {"does what it should" if good else "fails"}. {elapsed(begun)} in all; '
+          f'results: {rel(result("run.ktap"))}, {", ".join(report.FILES)}')
     return 0 if good else 1

@@ -89,7 +89,8 @@ def stories(lines: Iterable[str], want: str = '') -> list[Story]:
                     done = {'r': 'reads', 'w': 'writes'}[rw]
                     what = 'exits' if exited != vmcb else 'faults' if at == rip else done
                     value = {'reads': value, 'exits': ''}.get(what, wrote)
-                    story.events.append(Event(what, before, 'L1' if exited == mine else 'L2', value, story.state))
+                    story.events.append(Event(what, before, 'L1' if exited == mine else 'L2', value,
+                                              story.state))
                 state = State('L1' if vmcb == mine else 'L2', g_pat, hpat)
                 if state != story.state:
                     story.events.append(Event('runs', n, state.level, g_pat, state))
@@ -108,20 +109,22 @@ def stories(lines: Iterable[str], want: str = '') -> list[Story]:
 def sources(test: Path) -> str:
     """Of a test, and of the headers beside it that it includes"""
     text = read(test)
-    return text + ''.join(sources(test.parent / name) for name in re.findall(r'^#include "(.*)"', text, re.M))
+    return text + ''.join(sources(test.parent / name)
+                          for name in re.findall(r'^#include "(.*)"', text, re.M))
 
 
 def pat_names(source: str) -> Names:
     """The names that a test's source has for PATs"""
-    return {value: name for name, value in
-            re.findall(r'^#define\s+([A-Z0-9_]*PAT[A-Z0-9_]*)\s+0x([0-9A-Fa-f]{16})[uU][lL][lL]', source, re.M)}
+    return {value: name for name, value in re.findall(
+        r'^#define\s+([A-Z0-9_]*PAT[A-Z0-9_]*)\s+0x([0-9A-Fa-f]{16})[uU][lL][lL]', source, re.M)}
 
 
 def text(story: Story, names: Names) -> str:
     def named(value: str) -> str:
         return f'{value} ({names[value]})' if value in names else value
 
-    lines = [f'{story.test} {story.case}' + (f': {story.verdict}' if story.verdict else ''), f'  {"VMRUN":>9}']
+    lines = [f'{story.test} {story.case}' + (f': {story.verdict}' if story.verdict else ''),
+             f'  {"VMRUN":>9}']
     for e in story.events:
         keeps = f', L1 keeps {named(e.state.hpat)}' if e.what == 'runs' and e.level == 'L2' else ''
         lines.append(f'  {e.n:>9}  {e.level} {SAID[e.what][0].format(named(e.value))}{keeps}')
@@ -153,15 +156,16 @@ def svg(panels: dict[str, Story], names: Names) -> str:
     most = max(len(s.events) for s in panels.values())
     if not 0 < most <= MOST:
         return ''
-    used = [v for s in panels.values() for e in s.events
-            for v in ('' if e.what == 'vmrun' else e.value, e.state.pat('L1'), e.state.pat('L2')) if v]
+    used = [v for s in panels.values() for e in s.events for v in (
+        '' if e.what == 'vmrun' else e.value, e.state.pat('L1'), e.state.pat('L2')) if v]
     values = list(dict.fromkeys([*names, *used]))
     colours = {v: COLOURS[i % len(COLOURS)] for i, v in enumerate(values)}
     first = next(iter(panels.values()))
-    picture = Picture(f'{first.test} {first.case}', LEFT + most * WIDE + 24, TOP + len(panels) * TALL + 20)
+    picture = Picture(f'{first.test} {first.case}', LEFT + most * WIDE + 24,
+                      TOP + len(panels) * TALL + 20)
     picture.text(16, 28, first.case, 'font-size="17" font-weight="bold" fill="#222"')
-    picture.text(16, 48, 'Each VMRUN as the CPU sees it, from left to right. Solid: the VMCB that runs. '
-                 'Pale: what L1 will run with.', 'fill="#555"')
+    picture.text(16, 48, 'Each VMRUN as the CPU sees it, from left to right. Solid: the VMCB that '
+                 'runs. Pale: what L1 will run with.', 'fill="#555"')
     x: float = 16
     for v in (v for v in values if v in used):
         label = f'{v} {names[v]}' if v in names else v
@@ -171,7 +175,8 @@ def svg(panels: dict[str, Story], names: Names) -> str:
     for y, (title, story) in zip(range(TOP, picture.height, TALL), panels.items()):
         draw_frame(picture, y, title, story)
         for level, down in (('L1', 60), ('L2', 96)):
-            draw_pats(picture, y + down, [(e.state.pat(level), e.state.level == level) for e in story.events], colours, names)
+            draw_pats(picture, y + down, [(e.state.pat(level), e.state.level == level)
+                                          for e in story.events], colours, names)
         draw_events(picture, y, story.events, colours, names)
     return str(picture)
 
@@ -180,34 +185,41 @@ def draw_frame(picture: Picture, y: int, title: str, story: Story) -> None:
     """Title and verdict of a story, names of its lines, and who runs"""
     verdict = story.verdict or '-'
     picture.text(16, y + 24, title, 'font-size="15" font-weight="bold" fill="#222"')
-    picture.text(16, y + 42, f'case: {verdict}', f'fill="{"#2a7f4f" if verdict == "ok" else "#b00020"}"')
-    for down, name in ((78, 'vmcb01.g_pat (L1)'), (114, 'vmcb02.g_pat (L2)'), (150, 'IA32_PAT, VMRUN')):
+    picture.text(16, y + 42, f'case: {verdict}',
+                 f'fill="{"#2a7f4f" if verdict == "ok" else "#b00020"}"')
+    for down, name in ((78, 'vmcb01.g_pat (L1)'), (114, 'vmcb02.g_pat (L2)'),
+                       (150, 'IA32_PAT, VMRUN')):
         picture.text(16, y + down, name, 'fill="#222"')
     picture.text(16, y + 182, 'VMRUN number', 'fill="#777" font-size="11"')
     for begin, end in stretches([e.state.level for e in story.events]):
         x, level = LEFT + begin * WIDE, story.events[begin].state.level
-        picture.box(x + 1, y + 28, (end - begin) * WIDE - 2, 22, '#e4e7eb' if level == 'L1' else '#f6e3c5')
+        picture.box(x + 1, y + 28, (end - begin) * WIDE - 2, 22,
+                    '#e4e7eb' if level == 'L1' else '#f6e3c5')
         picture.text(x + 8, y + 44, f'{level} runs', 'fill="#222"')
 
 
-def draw_pats(picture: Picture, y: int, band: list[tuple[str, bool]], colours: dict[str, str], names: Names) -> None:
+def draw_pats(picture: Picture, y: int, band: list[tuple[str, bool]], colours: dict[str, str],
+              names: Names) -> None:
     """The PATs of a VMCB.  Solid (True) where it is in use; what is pale has its value written
     unless it is the same as left of it"""
     for begin, end in stretches(band):
         x, (pat, solid) = LEFT + begin * WIDE, band[begin]
         if pat:
-            picture.box(x, y, (end - begin) * WIDE, 26, colours[pat], '' if solid else 'opacity="0.28"')
+            picture.box(x, y, (end - begin) * WIDE, 26, colours[pat],
+                        '' if solid else 'opacity="0.28"')
         if pat and (solid or not begin or band[begin - 1] != (pat, True)):
             style = 'fill="#fff" font-weight="bold"' if solid else 'fill="#222"'
             picture.text(x + 8, y + 18, short(pat, names), style)
 
 
-def draw_events(picture: Picture, y: int, events: list[Event], colours: dict[str, str], names: Names) -> None:
+def draw_events(picture: Picture, y: int, events: list[Event], colours: dict[str, str],
+                names: Names) -> None:
     """What the guests did, and the numbers of VMRUNs"""
     for x, e in zip(range(LEFT, picture.width, WIDE), events):
         label = SAID[e.what][1].format(short(e.value, names))
         if label:
             picture.box(x + 3, y + 132, WIDE - 6, 26, '#fff',
                         f'rx="5" stroke-width="2" stroke="{colours.get(e.value, "#999")}"')
-            picture.text(x + WIDE // 2, y + 149, label, 'text-anchor="middle" font-size="11" fill="#222"')
+            picture.text(x + WIDE // 2, y + 149, label,
+                         'text-anchor="middle" font-size="11" fill="#222"')
         picture.text(x + 3, y + 182, e.n, 'fill="#777" font-size="11"')

@@ -67,7 +67,8 @@ def attempt(name: str, fn: Callable[[], object]) -> Item:
 def arguments(name: str) -> list[str]:
     """Settings, and what is locked already, by this program or the one above, for one below"""
     above = [path for path in settings.LOCKED.split(':') if path]
-    return [*settings.arguments(), *['ALL=1'] * (is_all() and name == 'test'), f'LOCKED={":".join([*above, *map(str, bases.locked)])}']
+    return [*settings.arguments(), *['ALL=1'] * (is_all() and name == 'test'),
+            f'LOCKED={":".join([*above, *map(str, bases.locked)])}']
 
 
 def program(base: Base, name: str, *args: str, result: Path | None = None, skip: str = '') -> Items:
@@ -87,28 +88,33 @@ def program(base: Base, name: str, *args: str, result: Path | None = None, skip:
 # ---- files ----
 
 def scripts() -> list[str]:
-    found = [f for d in ('tools/nsvm', '.ci') for f in (place.top / d).rglob('*') if f.is_file() and '__pycache__' not in f.parts]
-    return [str(f.relative_to(place.top)) for f in found if re.match(r'#!/bin/(busybox )?sh|# shellcheck shell', f.read_text(errors='replace'))]
+    found = [f for d in ('tools/nsvm', '.ci') for f in (place.top / d).rglob('*') if f.is_file()
+             and '__pycache__' not in f.parts]
+    return [str(f.relative_to(place.top)) for f in found
+            if re.match(r'#!/bin/(busybox )?sh|# shellcheck shell', f.read_text(errors='replace'))]
 
 
 def shellcheck() -> str:
     log = place.build / 'shellcheck.log'
-    return '' if jobs.call(['shellcheck', '-x', *scripts()], log, cwd=place.top) == 0 else read(log).strip().split('\n')[0]
+    return '' if jobs.call(['shellcheck', '-x', *scripts()], log,
+                           cwd=place.top) == 0 else read(log).strip().split('\n')[0]
 
 
 def whitespace() -> str:
     files = git(place.top, 'ls-files', '--cached', '--others', '--exclude-standard').splitlines()
-    bad = [f'{name}:{n}' for name in files if not name.endswith('.patch') and (place.top / name).is_file()
-           for n, line in enumerate((place.top / name).read_text(errors='replace').split('\n'), 1)
-           if line != line.rstrip() or ' \t' in line]
+    bad = [f'{name}:{n}' for name in files if not name.endswith('.patch')
+           and (place.top / name).is_file() for n, line in enumerate((place.top / name).read_text(
+               errors='replace').split('\n'), 1) if line != line.rstrip() or ' \t' in line]
     return ' '.join(bad[:5])
 
 
 def checkpatch(base: Base, *args: str | Path) -> str:
     """Not counted: Signed-off-by is missing, a human adds it; commit ids in Fixes: cannot be looked
     up, the tree has no history; a new file may be in no pattern of MAINTAINERS; user space has no BIT()"""
-    said = jobs.output(['scripts/checkpatch.pl', '--strict', '--terse', '--no-summary', '--quiet', '--color=never',
-                        '--ignore', 'MISSING_SIGN_OFF,UNKNOWN_COMMIT_ID,FILE_PATH_CHANGES,BIT_MACRO', *args], check=False, cwd=base.src)
+    said = jobs.output(['scripts/checkpatch.pl', '--strict', '--terse', '--no-summary', '--quiet',
+                        '--color=never', '--ignore',
+                        'MISSING_SIGN_OFF,UNKNOWN_COMMIT_ID,FILE_PATH_CHANGES,BIT_MACRO', *args],
+                       check=False, cwd=base.src)
     return said.strip().split('\n')[0]
 
 
@@ -116,22 +122,28 @@ def tap(file: Path) -> Items:
     """A test of the lab's own"""
     log = place.build / f'test-{file.name}.log'
     if file.suffix == '.py':
-        rc = jobs.call(['/usr/bin/python3', '-B', '-m', 'unittest', '-q', file.stem], log, cwd=place.lab / 't')
-        return [item(rc == 0, file.name, '' if rc == 0 else f'{jobs.first_error(log)} (log: {rel(log)})')]
+        rc = jobs.call(['/usr/bin/python3', '-B', '-m', 'unittest', '-q', file.stem], log,
+                       cwd=place.lab / 't')
+        return [item(rc == 0, file.name,
+                     '' if rc == 0 else f'{jobs.first_error(log)} (log: {rel(log)})')]
     rc = jobs.call([file, *settings.arguments()], log)
     items = ktap.parse(read(log), file.name)
-    return items if rc == 0 or any(i.verdict == 'not ok' for i in items) else [*items, item(False, file.name, jobs.last_line(read(log)))]
+    return items if rc == 0 or any(i.verdict == 'not ok' for i in items) else [
+        *items, item(False, file.name, jobs.last_line(read(log)))]
 
 
 def check_files() -> Items:
-    return [attempt('shellcheck of tools/nsvm and .ci/run', shellcheck), attempt('no trailing blanks, no blanks before tabs', whitespace),
+    return [attempt('shellcheck of tools/nsvm and .ci/run', shellcheck),
+            attempt('no trailing blanks, no blanks before tabs', whitespace),
             *(i for f in sorted((place.lab / 't').glob('test_*.py')) for i in tap(f))]
 
 
 def style(base: Base) -> Items:
-    ours = [*sorted(place.overlay.glob('*.[ch]')), *sorted(place.lab.rglob('*.[ch]'))] if base.is_default() else []
-    return [attempt(f'checkpatch --strict {f.name.removesuffix(".patch")}', lambda f=f, how=how: checkpatch(base, *how, f))
-            for how, files in (((), [base.dir / p for p in base.series()]), (('-f',), ours)) for f in files]
+    ours = [*sorted(place.overlay.glob('*.[ch]')),
+            *sorted(place.lab.rglob('*.[ch]'))] if base.is_default() else []
+    return [attempt(f'checkpatch --strict {f.name.removesuffix(".patch")}',
+                    lambda f=f, how=how: checkpatch(base, *how, f)) for how, files in ((
+                        (), [base.dir / p for p in base.series()]), (('-f',), ours)) for f in files]
 
 
 # ---- patches, tree and overlay agree ----
@@ -155,7 +167,8 @@ def after_fixes(base: Base) -> None:
 def series_items(base: Base) -> Items:
     """On another release than the series was made on, patches may need -C1, or be upstream already"""
     name, made = 'the patches apply with plain git am', []
-    items = [attempt(name, lambda: made.append(apply.apply_in(base, base.src, apply.patches(base))))]
+    items = [attempt(name,
+                     lambda: made.append(apply.apply_in(base, base.src, apply.patches(base))))]
     if not made:
         return items
     applied = made[0]
@@ -163,12 +176,15 @@ def series_items(base: Base) -> Items:
     if items[0].verdict == 'not ok':
         return items
     if applied.loose or applied.left_out:
-        stale = [f'{where}: -C1' for where in applied.loose] + [f'{patch} is upstream' for patch in applied.left_out]
+        stale = [f'{where}: -C1' for where in applied.loose] + [f'{patch} is upstream'
+                                                                for patch in applied.left_out]
         items = [item('skip', name, f'{package.release(base.src)}: {", ".join(stale)}')]
-    same = base.git('rev-parse', f'{applied.commit}^{{tree}}') == base.git('rev-parse', 'HEAD^{tree}')
+    same = base.git('rev-parse', f'{applied.commit}^{{tree}}') == base.git('rev-parse',
+                                                                           'HEAD^{tree}')
     items.append(item(same, 'the tree is what the patches make of the base'))
     if base.keys('fixes'):
-        items.append(attempt('its fixes and then the patches apply with git am', lambda: after_fixes(base)))
+        items.append(attempt('its fixes and then the patches apply with git am',
+                             lambda: after_fixes(base)))
     if items[0].verdict != 'skip':
         items.append(attempt('make patches changes nothing', lambda: same_export(base)))
     return items
@@ -176,7 +192,8 @@ def series_items(base: Base) -> Items:
 
 # ---- boots ----
 
-def booted(base: Base, kernel: Kernel, label: str, tests: list[str], name: str, items: Items, **how) -> Boot | None:
+def booted(base: Base, kernel: Kernel, label: str, tests: list[str], name: str, items: Items,
+           **how) -> Boot | None:
     try:
         return boot.run(kernel, label, tests, base=base, **how)
     except Fatal as e:
@@ -193,7 +210,8 @@ def watched(name: str, b: Boot | None, base: Base, n: int | None = None) -> Item
     with open(b.vmruns) as f:
         check = vmruns.check(f, b.log.stem)
     if n is not None:
-        return [judged(name, expected.compare_view(base, check, n))] if expected.view_faults(base, n) else []
+        return [judged(name, expected.compare_view(base, check, n))] if expected.view_faults(
+            base, n) else []
     return [item(check.ok, name, check.figures if check.ok else check.text().split('\n')[0])]
 
 
@@ -205,7 +223,8 @@ def verdicts(b: Boot, test: str) -> list[str]:
     return [f'{c.case} {c.verdict}'.strip() for c in ktap.cases(b.text()) if c.test == test]
 
 
-def neighbours(base: Base, two: list[Kernel], boots: list[Boot], npt: int, tests: list[str]) -> Items:
+def neighbours(base: Base, two: list[Kernel], boots: list[Boot], npt: int,
+               tests: list[str]) -> Items:
     """The neighbour says the same of both kernels"""
     items = []
     for t in tests:
@@ -214,11 +233,13 @@ def neighbours(base: Base, two: list[Kernel], boots: list[Boot], npt: int, tests
         if t == 'state_test' and (was != ['ok'] or now != ['ok']):
             # The emulator loses AVX state about once in 200 runs: once more
             again = ', PASSED AT THE SECOND TRY'
-            was, now = (verdicts(boot.run(k, f'again-{k.label}-npt{npt}', [t], base=base, npt=npt), t) for k in two)
+            was, now = (verdicts(boot.run(k, f'again-{k.label}-npt{npt}', [t], base=base, npt=npt),
+                                 t) for k in two)
         same = was == now and bool(now)
         short = f'the same {len(now)} verdicts' if len(now) > 1 else now[0] if now else ''
-        items.append(item(same, f'neighbour {t}, npt={npt}', f'{short} on both{again}' if same else
-                          f'base: {", ".join(was) or "no result"}; series: {", ".join(now) or "no result"}'))
+        items.append(item(same, f'neighbour {t}, npt={npt}', f'{short} on both{again}'
+                          if same else f'base: {", ".join(was) or "no result"}; series: '
+                          f'{", ".join(now) or "no result"}'))
     return items
 
 
@@ -226,13 +247,17 @@ def two_kernels(base: Base, two: list[Kernel], npt: int, tests: list[str]) -> It
     """Base and series with all PAT tests"""
     items: Items = []
     n, stock, pats = len(base.series()), base.unpatched(), selftests.pat_tests(base)
-    was, now = jobs.together(*(lambda k=k, label=label: booted(base, k, f'{label}-npt{npt}', [*pats, *tests], f'{label} boots, npt={npt}', items, npt=npt)
+    was, now = jobs.together(*(lambda k=k, label=label: booted(
+        base, k, f'{label}-npt{npt}', [*pats, *tests], f'{label} boots, npt={npt}', items, npt=npt)
                                for k, label in zip(two, ('base', 'series'))))
     if npt:
-        items += as_expected('PAT tests on the base', was, base, stock) + watched('what only the view sees on the base', was, base, stock)
-        items += as_expected('PAT tests on the series', now, base, n) + watched('VMRUNs on the series', now, base)
+        items += as_expected('PAT tests on the base', was, base, stock) + watched(
+            'what only the view sees on the base', was, base, stock)
+        items += as_expected('PAT tests on the series', now, base,
+                             n) + watched('VMRUNs on the series', now, base)
     else:
-        items += [judged(f'PAT tests on the {label}, npt=0', expected.without_npt(base, ktap.cases(b.text()), n_of))
+        items += [judged(f'PAT tests on the {label}, npt=0',
+                         expected.without_npt(base, ktap.cases(b.text()), n_of))
                   for label, b, n_of in (('base', was, stock), ('series', now, n)) if b]
         items += watched('VMRUNs on the series, npt=0', now, base)
     return items + (neighbours(base, two, [was, now], npt, tests) if was and now else [])
@@ -241,8 +266,10 @@ def two_kernels(base: Base, two: list[Kernel], npt: int, tests: list[str]) -> It
 def objects(base: Base) -> Items:
     """In place of a whole kernel: what the series changes compiles"""
     compiled = whole.compile_objects(base)
-    return [item(True, 'what the series changes of KVM compiles (W=1, KVM_WERROR)', ' '.join(Path(o).name for o in compiled)),
-            item('skip', 'PAT tests', 'they take a whole kernel, as Debian packages none of this base: make test ALL=1')]
+    return [item(True, 'what the series changes of KVM compiles (W=1, KVM_WERROR)',
+                 ' '.join(Path(o).name for o in compiled)),
+            item('skip', 'PAT tests',
+                 'they take a whole kernel, as Debian packages none of this base: make test ALL=1')]
 
 
 def smp(base: Base, series: Kernel) -> Items:
@@ -263,7 +290,8 @@ def on_bochs(base: Base, two: list[Kernel]) -> Items:
         tests = [test for _, tests, _ in parts for test in tests]
         b, _ = bochs.run(two[0], 'bochs', tests, base=base, others={'series': two[1]})
     except Fatal as e:
-        return [item('skip' if e.status == debian.NOT_HERE else False, 'PAT tests on Bochs', str(e))]
+        return [item('skip' if e.status == debian.NOT_HERE else False, 'PAT tests on Bochs',
+                     str(e))]
     found = [ktap.cases(section) for section in bochs.sections(b.text())]
     refused = bochs.refused(base.results / 'bochs.bochs')
     return [*(judged(f'PAT tests on {what}, on Bochs', expected.compare(base, cases, patches))
@@ -274,14 +302,16 @@ def on_bochs(base: Base, two: list[Kernel]) -> Items:
 def mainlines_own(base: Base, two: list[Kernel]) -> Items:
     """Mainline's test, which knows nothing of ours; where it cannot disable the quirk, it skips itself"""
     quirk = base.is_opt_in()
-    name, before = ("mainline's own test", 'skip') if quirk else ("mainline's own test, without its quirk", 'not ok')
+    name, before = ("mainline's own test",
+                    'skip') if quirk else ("mainline's own test, without its quirk", 'not ok')
     try:
         tests_dir = selftests.mainline_test(quirk)
     except Fatal as e:
         return [item('skip' if e.status == debian.NOT_HERE else False, name, str(e))]
     items: Items = []
     for kernel, label, want in zip(two, ('base', 'series'), (before, 'ok')):
-        b = booted(base, kernel, f'mainline-{label}', [selftests.MAINLINE_TEST], f'{name}, on the {label}', items, tests_dir=tests_dir)
+        b = booted(base, kernel, f'mainline-{label}', [selftests.MAINLINE_TEST],
+                   f'{name}, on the {label}', items, tests_dir=tests_dir)
         if b:
             whole = ktap.cases(b.text())[-1]
             said = f'{whole.verdict}, {b.text().count("Testing: ")} parts{": " + whole.reason if whole.reason else ""}'
@@ -303,16 +333,18 @@ def with_quirk(base: Base, series: Kernel) -> Items:
     stock = kernels.tree_kernel(base, base.root(), 'stock', 'kernel-stock')
     for npt in (1, 0) if is_all() else (1,):
         was, now = jobs.together(*(lambda k=k, label=label: booted(
-            base, k, f'{label}-npt{npt}', pats, f'{label} boots, npt={npt}', items, npt=npt, tests_dir=tests_dir)
-            for k, label in ((stock, 'stock'), (series, 'quirk'))))
+            base, k, f'{label}-npt{npt}', pats, f'{label} boots, npt={npt}', items, npt=npt,
+            tests_dir=tests_dir) for k, label in ((stock, 'stock'), (series, 'quirk'))))
         if not was or not now:
             continue
-        items.append(judged(f'quirk enabled: verdicts of the stock kernel, npt={npt}', expected.same_verdicts(
-            *(ktap.cases(boot.text()) for boot in (was, now)), expected.repaired(base.before[-1]))))
+        items.append(
+            judged(f'quirk enabled: verdicts of the stock kernel, npt={npt}',
+                   expected.same_verdicts(*(ktap.cases(boot.text()) for boot in (was, now)),
+                                          expected.repaired(base.before[-1]))))
         if now.vmruns:
             more = found_fault(now) - found_fault(was)
-            items.append(item(not more, f'quirk enabled: the view finds what it finds on the stock kernel, npt={npt}',
-                              ' '.join(sorted(more))))
+            items.append(item(not more, 'quirk enabled: the view finds what it finds on the stock '
+                              f'kernel, npt={npt}', ' '.join(sorted(more))))
     return items
 
 
@@ -321,7 +353,8 @@ def checker(base: Base) -> Items:
     if not log.exists():
         return [item('skip', 'checker of VMRUNs', 'no log of VMRUNs')]
     with open(log) as f:
-        return [item(verdict, f'checker: {name}', detail) for verdict, name, detail in vmruns.selftest(f)]
+        return [item(verdict, f'checker: {name}', detail)
+                for verdict, name, detail in vmruns.selftest(f)]
 
 
 def step(base: Base, n: int) -> Items:
@@ -333,7 +366,8 @@ def step(base: Base, n: int) -> Items:
     except Fatal as e:
         return [item(False, f'patch {n} builds', str(e))]
     b = booted(base, kernel, f'step-{n}', selftests.pat_tests(base), name, items)
-    return [*items, *as_expected(name, b, base, n), *watched(f'what only the view sees after patch {n}', b, base, n)]
+    return [*items, *as_expected(name, b, base, n),
+            *watched(f'what only the view sees after patch {n}', b, base, n)]
 
 
 # ---- what of it is at a time ----
@@ -347,9 +381,11 @@ def shared(base: Base, series: Kernel) -> Chain:
     """Of bases whose series has the quirk; what is a port of another one's has no more than that"""
     if not base.is_opt_in() or not (is_all() or base.before[-1].is_default()):
         return []
-    more = [('Checkpoints between kernels, with and without the quirk', lambda: program(base, 'migrate', 'run')),
-            ('Each short sequence of operations, with and without the quirk', lambda: program(base, 'model', 'test'))]
-    return [('The quirk enabled', lambda: with_quirk(base, series)), *(more if base.before[-1].is_default() and is_all() else [])]
+    more = [('Checkpoints between kernels, with and without the quirk', lambda: program(
+        base, 'migrate', 'run')), ('Each short sequence of operations, with and without the quirk',
+                                   lambda: program(base, 'model', 'test'))]
+    return [('The quirk enabled', lambda: with_quirk(base, series)),
+            *(more if base.before[-1].is_default() and is_all() else [])]
 
 
 def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
@@ -357,14 +393,17 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
     build/<base>/check, build/roots; all else is in any order.  What takes long is early"""
     same = 'does what the model does'
     models = [(f'Another KVM {same}: {what}', lambda what=what, more=more: program(
-        base, 'model', what, *more, result=base.results / f'model-{what}.ktap', skip=f'{what} {same}'))
-        for what, more in (('mainline', []), ('mainline-series', ['RANDOM=8'])) if more or is_all()]
+        base, 'model', what, *more, result=base.results / f'model-{what}.ktap',
+        skip=f'{what} {same}')) for what, more in (
+            ('mainline', []), ('mainline-series', ['RANDOM=8'])) if more or is_all()]
     own_tests = {f.name: (f'The lab\'s own tests: {f.name}', lambda f=f: tap(f))
                  for f in sorted((place.lab / 't').glob('*.t'))}
     checks = [('Series', lambda: series_items(base)),
-              ('make check: the mails, user-space ABI, the selftest', lambda: program(base, 'check', 'fast'))]
+              ('make check: the mails, user-space ABI, the selftest',
+               lambda: program(base, 'check', 'fast'))]
     first = [('Emulated machine, npt=1', lambda: two_kernels(base, two, 1, tests)),
-             ('The checker itself: a log that is right, spoilt', lambda: checker(base)), *own_test(base, two), *shared(base, two[1])]
+             ('The checker itself: a log that is right, spoilt', lambda: checker(base)),
+             *own_test(base, two), *shared(base, two[1])]
     steps = ('Each patch builds (W=1, KVM_WERROR) and boots in its turn',
              lambda: [i for n in base.applied() for i in step(base, n)])
     short = [('Emulated machine, npt=0', lambda: two_kernels(base, two, 0, tests)),
@@ -373,9 +412,11 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
     if base.own_tests():
         # The rest is about another ABI, or about the lab
         return [first, [steps], checks, *([part] for part in (*short, own_tests['mail.t']))]
-    ports = [name for name in bases.names() if base.is_default() and not base.linux and name != base.name]
+    ports = [name for name in bases.names() if base.is_default() and not base.linux
+             and name != base.name]
     ports.sort(key=lambda port: not Base(port).key('source'))		# with that it is a whole kernel
-    alone = [port for port in ports if Base(port).key('source') or not Base(port).key('suite') and not Base(port).fix_tests()]
+    alone = [port for port in ports if Base(port).key('source') or not Base(port).key('suite')
+             and not Base(port).fix_tests()]
     others = {port: (port, lambda port=port: other(port)) for port in ports}
     return [first, *([others[port]] for port in alone),
             [('Checkpoints between kernels', lambda: program(base, 'migrate', 'run')), *models,
@@ -435,8 +476,8 @@ def record_tested(base: Base, report: Report, content: str, made_with: dict[str,
     file = base.results / 'tested'
     file.unlink(missing_ok=True)
     if not report.count('not ok') and content == base.content_id():
-        put(file, f'content {content}\ndate {datetime.date.today()}\n'
-                  f'summary Tested with make test{" ALL=1" * is_all()}: {report.summary()} ({versions.short(made_with)}).\n')
+        put(file, f'content {content}\ndate {datetime.date.today()}\n' 'summary Tested with make '
+            f'test{" ALL=1" * is_all()}: {report.summary()} ({versions.short(made_with)}).\n')
 
 
 def main(args: list[str]) -> int:
@@ -455,7 +496,8 @@ def main(args: list[str]) -> int:
             for quirk in ({base.is_opt_in()} if is_all() else set()) if short else {False, True}:
                 attempt('', lambda quirk=quirk: not selftests.mainline_test(quirk))
         if short and base.key('source') and not is_all():
-            run_groups(report, [[('Series', lambda: series_items(base)), ('Objects', lambda: objects(base))]])
+            run_groups(report, [[('Series', lambda: series_items(base)),
+                                 ('Objects', lambda: objects(base))]])
             return ktap.finish(report)
         tests = [] if short else selftests.NEIGHBOURS
         programs = [] if short else [f.stem for f in selftests.overlay_files(base, '*.c')]
@@ -476,7 +518,8 @@ def main(args: list[str]) -> int:
             record_tested(base, report, content, made_with)
     except Fatal as e:
         # What the rest cannot do without
-        report.item('skip' if short and e.status == 3 else False, 'source, kernels and tests', str(e))
+        report.item('skip' if short and e.status == 3 else False, 'source, kernels and tests',
+                    str(e))
     for i in report.items:
         if i.detail.endswith('SECOND TRY'):
             say('AGAIN', f'{i.name}: {i.detail}')

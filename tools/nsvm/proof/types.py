@@ -35,9 +35,11 @@ from source import tree
 
 PROGRAM = 'svm_nested_pat_types'
 PAGES = {0x10: 'WB', 0x11: 'UC'}		# bits 47:40 of an address -> MTRR type, see the program
-COLOURS = {'WB': '#2f8f9d', 'WT': '#4a8f6f', 'WP': '#a8801a', 'WC': '#c8602a', 'UC': '#b3362b', 'UC-': '#b3362b'}
+COLOURS = {'WB': '#2f8f9d', 'WT': '#4a8f6f', 'WP': '#a8801a', 'WC': '#c8602a', 'UC': '#b3362b',
+           'UC-': '#b3362b'}
 ACCESS = re.compile(r'\[CPU0 (WR|RD)\]: LIN 0x([0-9a-f]+) PHY \S+ \(len=8, (\S+)\)')
-G_PAT = re.compile(r'\[CPU0 RD\]: PHY 0x[0-9a-f]+668 \(len=8, \S+\): 0x([0-9a-f]{8}) 0x([0-9a-f]{8})')
+G_PAT = re.compile(
+    r'\[CPU0 RD\]: PHY 0x[0-9a-f]+668 \(len=8, \S+\): 0x([0-9a-f]{8}) 0x([0-9a-f]{8})')
 PICTURE = place.top / 'Documentation/virt/kvm/x86/nested-svm-pat-types.svg'
 LEFT_OUT = """\
   Bochs combines the types of the guest's page tables with the MTRRs.  It leaves out the PAT bits of
@@ -47,10 +49,9 @@ LEFT_OUT = """\
 # What only the view can tell on QEMU: statement -> how it is broken
 BROKEN = {
     'vmcb_set_gpat(svm->nested.vmcb02.ptr, gpat);': {'deleted': 'vmcb02 is never given its g_pat'},
-    'u64 gpat = nested_npt_enabled(svm) ? svm->nested.gpat : svm->vmcb01.ptr->save.g_pat;':
-        {'always first': 'always gPAT', 'always second': 'always hPAT'},
-    'return false;': {'deleted': 'an invalid g_pat is let through'},
-}
+    'u64 gpat = nested_npt_enabled(svm) ? svm->nested.gpat : svm->vmcb01.ptr->save.g_pat;': {
+        'always first': 'always gPAT', 'always second': 'always hPAT'},
+    'return false;': {'deleted': 'an invalid g_pat is let through'}}
 
 
 @dataclass
@@ -72,8 +73,10 @@ def used(lines: list[str]) -> dict[str, list[str]]:
     for line in lines:
         m = ACCESS.match(line)
         if m and int(m[2], 16) >> 40 in PAGES:
-            found.setdefault((PAGES[int(m[2], 16) >> 40], int(m[2], 16) >> 12 & 0xfffffff), []).append(m[3])
-    return {mtrr: ['/'.join(dict.fromkeys(found.get((mtrr, i), ['none']))) for i in range(8)] for mtrr in PAGES.values()}
+            found.setdefault((PAGES[int(m[2], 16) >> 40], int(m[2], 16) >> 12 & 0xfffffff),
+                             []).append(m[3])
+    return {mtrr: ['/'.join(dict.fromkeys(found.get((mtrr, i), ['none']))) for i in range(8)]
+            for mtrr in PAGES.values()}
 
 
 def parts(log: str, traces: list[Trace]) -> list[Part]:
@@ -84,8 +87,8 @@ def parts(log: str, traces: list[Trace]) -> list[Part]:
     found = []
     for (case, what, pat, seen), t in zip(said, traces):
         g_pat = [m[1] + m[2] for line in t.lines if (m := G_PAT.match(line))]
-        found.append(Part(case, what, pat, seen, t.tick, used(t.lines) if what in ('L1', 'L2') else {},
-                          g_pat[-1] if g_pat else '', t.lines))
+        found.append(Part(case, what, pat, seen, t.tick, used(t.lines)
+                          if what in ('L1', 'L2') else {}, g_pat[-1] if g_pat else '', t.lines))
     return found
 
 
@@ -108,14 +111,16 @@ def broken(base: Base) -> Iterator[tuple[str, Kernel]]:
         what = BROKEN.get(m.code, {}).get(m.what)
         if what:
             label = f'types-{m.name.partition(":")[2]}'
-            yield what, kernels.tree_kernel(base, mutate.tree(base, m, '-types'), '-types', label, werror=False)
+            yield what, kernels.tree_kernel(base, mutate.tree(base, m, '-types'), '-types', label,
+                                            werror=False)
 
 
 def on_bochs(base: Base, all: dict[str, Kernel]) -> tuple[dict[str, list[Part]], dict[str, str]]:
     """name -> parts; name -> why the CPU refused a VMRUN"""
     names = {f'k{i}': name for i, name in enumerate(all)}
     tests = [t for k in names for t in (f'load:{k}.ko:nested=1', PROGRAM)]
-    result, traces = bochs.run(all['base'], 'types', tests, base=base, others=dict(zip(names, all.values())), trace=True)
+    result, traces = bochs.run(all['base'], 'types', tests, base=base,
+                               others=dict(zip(names, all.values())), trace=True)
     sections = bochs.sections(result.text())[1:]
     found: dict[str, list[Part]] = {}
     for name, section in zip(names.values(), sections):
@@ -157,33 +162,39 @@ def table(base: list[Part], series: list[Part], mtrr: str = 'WB', cases: str = '
         must = [combined(f, mtrr) for f in fields(p.pat)]
         return ' '.join(t if t == m else f'{t}!' for t, m in zip(p.types[mtrr], must))
     out = [line('case', '', 'PAT, fields 0 to 7', 'base', 'series'), '  ' + '-' * 110]
-    out += [line(s.case, s.what, ' '.join(fields(s.pat)), types(b), types(s)) for b, s in rows(base, series)
-            if s.case.startswith(cases)]
-    return '\n'.join([f'  Memory types that the CPU used, MTRR type {mtrr}; "!": not what the PAT says', '', *out]) + '\n'
+    out += [line(s.case, s.what, ' '.join(fields(s.pat)), types(b), types(s))
+            for b, s in rows(base, series) if s.case.startswith(cases)]
+    return '\n'.join([f'  Memory types that the CPU used, MTRR type {mtrr}; "!": not what the PAT '
+                      'says', '', *out]) + '\n'
 
 
 def svg(base: list[Part], series: list[Part]) -> str:
     """With nested NPT: L2 with the PAT that L1 gave it, and L1 after L2 wrote its own"""
     wide, tall, left, top = 44, 20, 250, 70
-    shown = [(b, s) for b, s in rows(base, series) if (s.case[:13], s.what) in (('npt_on.loaded', 'L2'), ('npt_on.writte', 'L1'))]
+    shown = [(b, s) for b, s in rows(base, series)
+             if (s.case[:13], s.what) in (('npt_on.loaded', 'L2'), ('npt_on.writte', 'L1'))]
     height = top + len(shown) * 3 * (tall + 1) + len(shown) * 12 + 20
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + 8 * wide + 20}" height="{height}" '
-           'font-family="sans-serif" font-size="12">', '<rect width="100%" height="100%" fill="#ffffff"/>',
-           '<text x="10" y="22" font-size="15">Memory types with nested NPT: L2 with a PAT from L1, L1 after L2 wrote one</text>',
-           '<text x="10" y="40" fill="#444444">What the CPU used for accesses through each field of the PAT; framed: not what the PAT '
-           'says</text>', *(f'<text x="{left + i * wide + 18}" y="62">{i}</text>' for i in range(8))]
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + 8 * wide + 20}" '
+           f'height="{height}" font-family="sans-serif" font-size="12">',
+           '<rect width="100%" height="100%" fill="#ffffff"/>',
+           '<text x="10" y="22" font-size="15">Memory types with nested NPT: L2 with a PAT from '
+           'L1, L1 after L2 wrote one</text>', '<text x="10" y="40" fill="#444444">What the CPU '
+           'used for accesses through each field of the PAT; framed: not what the PAT says</text>',
+           *(f'<text x="{left + i * wide + 18}" y="62">{i}</text>' for i in range(8))]
     y = top
     for b, s in shown:
         must = [combined(f, 'WB') for f in fields(s.pat)]
-        for label, types in ((f'{s.what}\'s PAT', fields(s.pat)), ('base', b.types['WB']), ('series', s.types['WB'])):
+        for label, types in ((f'{s.what}\'s PAT', fields(s.pat)), ('base', b.types['WB']),
+                             ('series', s.types['WB'])):
             first = label not in ('base', 'series')
             out.append(f'<text x="10" y="{y + 14}">{escape(s.case.removeprefix("npt_on.")) if first else ""}</text>'
                        f'<text x="{left - 75}" y="{y + 14}">{escape(label)}</text>')
             for i, t in enumerate(types):
                 frame = '' if first or t == must[i] else ' stroke="#000000" stroke-width="3"'
-                out.append(f'<rect x="{left + i * wide + 2}" y="{y + 1}" width="{wide - 4}" height="{tall - 2}" '
-                           f'fill="{COLOURS.get(t, "#888888")}"{frame}/><text x="{left + i * wide + wide / 2}" y="{y + 14}" '
-                           f'text-anchor="middle" fill="#ffffff">{escape(t)}</text>')
+                out.append(f'<rect x="{left + i * wide + 2}" y="{y + 1}" width="{wide - 4}" '
+                           f'height="{tall - 2}" fill="{COLOURS.get(t, "#888888")}"{frame}/><text '
+                           f'x="{left + i * wide + wide / 2}" y="{y + 14}" text-anchor="middle" '
+                           f'fill="#ffffff">{escape(t)}</text>')
             y += tall + 1
         y += 12
     return '\n'.join([*out, '</svg>']) + '\n'
@@ -193,10 +204,13 @@ def judge(report: ktap.Report, found: dict[str, list[Part]], refused: dict[str, 
     base, series = found['base'], found['series']
     for case in dict.fromkeys(p.case for p in series):
         bad = [f'{p.what}: {why}' for p in series if p.case == case and (why := wrong(p))]
-        report.item(not bad, f'{case}: L1 and L2 have the types that their PAT says', bad[0] if bad else '')
-    report.item('series' not in refused, 'the CPU refuses no VMRUN of the series', refused.get('series', ''))
+        report.item(not bad, f'{case}: L1 and L2 have the types that their PAT says',
+                    bad[0] if bad else '')
+    report.item('series' not in refused, 'the CPU refuses no VMRUN of the series',
+                refused.get('series', ''))
     differ = sum(bool(wrong(b)) for b in base if b.types)
-    report.item(differ > 0, 'on the base types are wrong', f'in {differ} of {sum(bool(b.types) for b in base)}')
+    report.item(differ > 0, 'on the base types are wrong',
+                f'in {differ} of {sum(bool(b.types) for b in base)}')
     for name in list(found)[2:]:
         bad = [f'{p.case} {p.what}: {why}' for p in found[name] if p.types and (why := wrong(p))]
         why = refused.get(name) or (bad[0] if bad else '')
@@ -205,10 +219,12 @@ def judge(report: ktap.Report, found: dict[str, list[Part]], refused: dict[str, 
 
 def agree(report: ktap.Report, label: str, ours: Iterable[Part], theirs: list[str]) -> None:
     both = [p for p in ours if p.what in ('vmrun', 'wrmsr')]
-    differ = [f'{p.case} {p.what}: {p.g_pat} on Bochs, {q} on QEMU' for p, q in zip(both, theirs) if p.g_pat != q]
+    differ = [f'{p.case} {p.what}: {p.g_pat} on Bochs, {q} on QEMU' for p, q in zip(both, theirs)
+              if p.g_pat != q]
     if len(both) != len(theirs):
         differ = [f'{len(both)} VMRUNs on Bochs, {len(theirs)} on QEMU']
-    report.item(not differ, f'QEMU and Bochs see the same g_pat on the {label}', differ[0] if differ else f'at {len(both)} VMRUNs')
+    report.item(not differ, f'QEMU and Bochs see the same g_pat on the {label}',
+                differ[0] if differ else f'at {len(both)} VMRUNs')
 
 
 def main(args: list[str]) -> int:
@@ -227,16 +243,19 @@ def main(args: list[str]) -> int:
     two, picture = (found['base'], found['series']), svg(found['base'], found['series'])
     put(base.results / 'types.txt', LEFT_OUT + table(*two) + '\n' + table(*two, 'UC'))
     put(base.results / 'types.svg', picture)
-    put(base.results / 'types.trace', ''.join(f'# {label} {p.case} {p.what}\n' + ''.join(f'{line}\n' for line in p.lines)
-                                              for label in ('base', 'series') for p in found[label]))
-    print('\n' + LEFT_OUT + table(*two, cases='npt_on.') + f'\n  the other cases, and MTRR type UC: {rel(base.results)}/types.txt\n')
+    put(base.results / 'types.trace', ''.join(f'# {label} {p.case} {p.what}\n' + ''.join(
+        f'{line}\n' for line in p.lines) for label in ('base', 'series') for p in found[label]))
+    print('\n' + LEFT_OUT + table(*two, cases='npt_on.') +
+          f'\n  the other cases, and MTRR type UC: {rel(base.results)}/types.txt\n')
     judge(report, found, refused)
     if base.is_default():
         same = picture == read(PICTURE)
-        report.item(same, f'{rel(PICTURE)} is the picture of this', '' if same else f'cp {rel(base.results)}/types.svg {rel(PICTURE)}')
+        report.item(same, f'{rel(PICTURE)} is the picture of this',
+                    '' if same else f'cp {rel(base.results)}/types.svg {rel(PICTURE)}')
     for label, g_pats in zip(('base', 'series'), theirs):
         if g_pats:
             agree(report, label, found[label], g_pats)
         else:
-            report.item('skip', f'QEMU and Bochs see the same g_pat on the {label}', 'VMRUNs are not watched on QEMU')
+            report.item('skip', f'QEMU and Bochs see the same g_pat on the {label}',
+                        'VMRUNs are not watched on QEMU')
     return ktap.finish(report)

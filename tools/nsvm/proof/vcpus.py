@@ -79,8 +79,8 @@ def rows(k: str, watch: Watch) -> list[str]:
     out = []
     for n, v in enumerate(watch.writers()):
         where = f'{" and ".join(map(str, v.on.values()))} in all, moved {v.moves} times'
-        out += [f'{k:<10}  vCPU {n}  {value} {NAMES.get(value, ""):<10}  {ran:>7}  {had:>7}  {where}'
-                for value, ran, had in v.writes()]
+        out += [f'{k:<10}  vCPU {n}  {value} {NAMES.get(value, ""):<10}  {ran:>7}  {had:>7}  '
+                f'{where}' for value, ran, had in v.writes()]
     return out
 
 
@@ -91,8 +91,8 @@ def judge(report: ktap.Report, k: str, own: bool, watch: Watch, pats: list[str])
     for n, v in enumerate(them):
         if v.wrote != pats[n::2]:
             wrong.append(f'vCPU {n} wrote {" ".join(v.wrote)}')
-        wrong += [f'vCPU {n}, {value}: {had} of {ran} VMRUNs had it' for value, ran, had in v.writes()
-                  if not ran or had != (ran if own else 0)]
+        wrong += [f'vCPU {n}, {value}: {had} of {ran} VMRUNs had it'
+                  for value, ran, had in v.writes() if not ran or had != (ran if own else 0)]
     whose = 'its own PAT' if own else 'the PAT of L1'
     report.item(not wrong, f'{k}: each vCPU of L2 runs with {whose}', wrong[0] if wrong else '')
     report.item(bool(them) and all(v.moves for v in them), f'{k}: L2 moves between the vCPUs of L1',

@@ -124,7 +124,8 @@ class Check:
                 vcpu, g_pat, n = self.cpu.get(cpu, ('', '', ''))
                 self.access[vcpu] = Access(vmcb, what, rip, value, g_pat, n)
             case ['P', n, _, vmcb, ncr3, rip, gpa]:
-                self.error(n, f'the page fault for {gpa} at RIP {rip} is not repaired at nCR3 {ncr3} of VMCB {vmcb}')
+                self.error(n, f'the page fault for {gpa} at RIP {rip} is not repaired at nCR3 '
+                           f'{ncr3} of VMCB {vmcb}')
             case ['C', *_]:
                 self.cr_reads += 1
             case ['T', '#', 'nsvm:', 'begin', test, *_]:
@@ -158,7 +159,8 @@ class Check:
         if now != last:
             if bits & VMCB_NPT:
                 fields = zip(('g_pat', 'NP_ENABLE', 'nCR3'), last, now)
-                changed = ''.join(f' {field} was {old}, is {new}' for field, old, new in fields if old != new)
+                changed = ''.join(f' {field} was {old}, is {new}' for field, old, new in fields
+                                  if old != new)
                 self.error(v.n, f'VMCB_NPT is clean, but{changed} in VMCB {v.vmcb}')
             self.npt[v.cpu, v.vmcb] = now
         if not bits & VMCB_NPT:
@@ -185,7 +187,8 @@ class Check:
         if int(rip, 16) != int(access.rip, 16) + 2:		# RDMSR and WRMSR have two bytes
             self.refused += 1
             if g_pat != access.g_pat:
-                self.error(n, f'g_pat is {g_pat}, was {access.g_pat} before an access of IA32_PAT that failed')
+                self.error(n, f'g_pat is {g_pat}, was {access.g_pat} before an access of IA32_PAT '
+                           'that failed')
             return
         self.done += 1
         if access.what == 'w':
@@ -193,7 +196,8 @@ class Check:
                 self.error(n, f'g_pat is {g_pat}, but WRMSR wrote {access.value}')
             return
         if value != access.g_pat:
-            self.error(n, f'RDMSR returned {value}, but g_pat was {access.g_pat} at VMRUN {access.vmrun}')
+            self.error(
+                n, f'RDMSR returned {value}, but g_pat was {access.g_pat} at VMRUN {access.vmrun}')
         if value != g_pat:
             self.error(n, f'RDMSR returned {value}, but g_pat is {g_pat}')
 
@@ -228,7 +232,8 @@ class Check:
     @property
     def emulator(self) -> str:
         """What of this is no mistake of the kernel"""
-        return (f'QEMU did not intercept the guest\'s reads of control registers as asked, in {self.cr_reads} VMRUNs: '
+        return ('QEMU did not intercept the guest\'s reads of control registers as asked, in '
+                f'{self.cr_reads} VMRUNs: '
                 'Documentation/qemu-cr-reads.md') if self.cr_reads else ''
 
     def text(self, all: bool = False) -> str:
@@ -236,8 +241,10 @@ class Check:
         first: dict[str, Error] = {}
         for e in self.errors:
             first.setdefault(e.case, e)
-        said = [f'{e.case}: VMRUN {e.vmrun}: {e.text}' for e in (self.errors if all else list(first.values())[:10])]
-        return '\n'.join(f'{self.label}: {line}' for line in [*said, self.why, self.figures, self.emulator] if line)
+        said = [f'{e.case}: VMRUN {e.vmrun}: {e.text}'
+                for e in (self.errors if all else list(first.values())[:10])]
+        return '\n'.join(f'{self.label}: {line}'
+                         for line in [*said, self.why, self.figures, self.emulator] if line)
 
 
 def check(lines: Iterable[str], label: str) -> Check:
@@ -257,17 +264,16 @@ ALL_CLEAN = r'^(V \S+ \S+ \S+ \S+) \S\S+', r'\1 80000df7'		# but at the first VM
 SPOILT = [
     ('clean bit not cleared for a new g_pat', *ALL_CLEAN, 'VMCB_NPT is clean, but g_pat'),
     ('clean bit not cleared for a new nCR3', *ALL_CLEAN, 'VMCB_NPT is clean, but nCR3'),
-    ('clean bit not cleared for a new CR3', V, r'V \1 \2 \3 0 \5 0 \7 \8 \1', 'VMCB_CR is clean, but CR3'),
+    ('clean bit not cleared for a new CR3', V, r'V \1 \2 \3 0 \5 0 \7 \8 \1',
+     'VMCB_CR is clean, but CR3'),
     ('L2 with hPAT in place of gPAT', V, r'V \1 \2 \3 \8 0 \6 \7 \8 \9', 'RDMSR returned'),
     ('write of L2 lost', r'^(M .* w .*) \S+$', r'\1 0606060606060606', 'but WRMSR wrote'),
     ('g_pat that is no valid PAT', V, r'V \1 \2 \3 0007040600070402 0 \6 \7 \8 \9', 'no valid PAT'),
     ('g_pat written without NPT', V, r'V \1 \2 \3 \4 0 0 \7 \8 \9', 'NPT is off'),
-    ('page fault that is not repaired', r'^E ', r'P 1 0 1000 2000 3000 4000\nE ', 'is not repaired at nCR3'),
-    ('log cut off', r'^E .*', '', 'no end'),
+    ('page fault that is not repaired', r'^E ', r'P 1 0 1000 2000 3000 4000\nE ',
+     'is not repaired at nCR3'), ('log cut off', r'^E .*', '', 'no end'),
     ('log at its limit', r'^(E .*) end', r'\1 limit', 'limit'),
-    ('no access of IA32_PAT', r'^M .*', '', 'no access'),
-    ('no VMRUN', r'^[VM] .*', '', 'no VMRUN'),
-]
+    ('no access of IA32_PAT', r'^M .*', '', 'no access'), ('no VMRUN', r'^[VM] .*', '', 'no VMRUN')]
 
 
 def selftest(lines: Iterable[str]) -> list[tuple[str, str, str]]:
@@ -275,7 +281,8 @@ def selftest(lines: Iterable[str]) -> list[tuple[str, str, str]]:
     log = '\n'.join(map(str.rstrip, lines))
     results = []
     for name, pattern, spoilt, must_say in SPOILT:
-        said = check(re.sub(pattern, spoilt, log, flags=re.M).split('\n'), '').text(all=True).split('\n')
+        said = check(re.sub(pattern, spoilt, log, flags=re.M).split('\n'),
+                     '').text(all=True).split('\n')
         found = [line for line in said if must_say in line]
         detail = re.sub(r'^: (.*: (?=VMRUN))?', '', (found or said)[0])
         results.append(('ok', name, detail) if found else ('not ok', name, f'says: {detail}'))

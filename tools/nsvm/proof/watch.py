@@ -124,13 +124,14 @@ def svg(panels: dict[str, Watch], names: Names, rows: dict[str, str] = ROWS) -> 
     used = list(dict.fromkeys(v for w in panels.values() for b in w.bands.values() for _, v in b))
     colour = {v: COLOURS[i % len(COLOURS)] for i, v in enumerate(used)}
     longest = max(w.marks[-1][0] for w in panels.values()) or 1
-    out += ['<!-- SPDX-License-Identifier: GPL-2.0 -->',
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" '
-            'font-family="DejaVu Sans, Helvetica, Arial, sans-serif" font-size="13">']
+    out += ['<!-- SPDX-License-Identifier: GPL-2.0 -->', '<svg xmlns="http://www.w3.org/2000/svg" '
+            f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" font-family="DejaVu '
+            'Sans, Helvetica, Arial, sans-serif" font-size="13">']
     box(0, 0, WIDTH, height, '#fff')
     put(16, 28, 'A hypervisor in a hypervisor: the PATs that the CPU is given',
         'font-size="17" font-weight="bold" fill="#222"')
-    put(16, 48, f'From left to right: {longest:.0f} seconds of the emulated machine.', 'fill="#555"')
+    put(16, 48, f'From left to right: {longest:.0f} seconds of the emulated machine.',
+        'fill="#555"')
     x: float = 16
     for v in used:
         label = f'{v} {names.get(v, "")}'.strip()
@@ -151,5 +152,6 @@ def svg(panels: dict[str, Watch], names: Names, rows: dict[str, str] = ROWS) -> 
                 said = short.get(re.sub(' [0-9a-f]{16}', '', text), 'w')
                 put(LEFT + at * scale - 3, y + 162, said, 'font-size="11" fill="#555"')
                 box(LEFT + at * scale, y + 36, 1, 112, '#222')
-    put(16, height - 12, 'L1: it is up.  L2: it is up.  w: it writes IA32_PAT.', 'fill="#555" font-size="12"')
+    put(16, height - 12, 'L1: it is up.  L2: it is up.  w: it writes IA32_PAT.',
+        'fill="#555" font-size="12"')
     return '\n'.join([*out, '</svg>', ''])

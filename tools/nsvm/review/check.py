@@ -97,11 +97,9 @@ def write(series: Series, n: int, before: int) -> Path:
     """For a check in sh: the repository, the tree to work in, commits of the base and of the
     series; what this check is about: a patch, its commit and the one before, or all of the
     series"""
-    values = {
-        'top': place.top, 'tree': series.tree, 'work': series.work, 'base': series.commits[0],
-        'last': series.commits[-1], 'before': series.commits[before], 'commit': series.commits[n],
-        'patch': series.patch(n) if n else ''
-    }
+    values = {'top': place.top, 'tree': series.tree, 'work': series.work, 'base': series.commits[0],
+              'last': series.commits[-1], 'before': series.commits[before],
+              'commit': series.commits[n], 'patch': series.patch(n) if n else ''}
     put(series.work / 'this', ''.join(f'{k}={shlex.quote(str(v))}\n' for k, v in values.items()))
     return series.work / 'this'
 
@@ -126,13 +124,13 @@ class Check:
 def all_checks() -> list[Check]:
     groups = [g.partition(' (')[0] for g in GROUPS]
     head, found = rf'^# ({"|".join(groups)}): (.*) \((each|whole)(, fast)?\)\n(?:# depends: (.*))?', []
-    for file in (
-            f for f in CHECKS.iterdir() if f.is_file() and f.name[0] != '.' and f.name != 'lib.sh'):
+    for file in (f for f in CHECKS.iterdir() if f.is_file() and f.name[0] != '.'
+                 and f.name != 'lib.sh'):
         m = re.search(head, read(file), re.M)
         if not m:
             raise Fatal(f'{rel(file)} does not say what it is, see review/check.py')
-        found.append(
-            Check(file, m[2], groups.index(m[1]), m[3] == 'each', bool(m[4]), (m[5] or '').split()))
+        found.append(Check(file, m[2], groups.index(m[1]), m[3] == 'each', bool(m[4]),
+                           (m[5] or '').split()))
     return sorted(found, key=lambda c: (c.group, c.name))
 
 
@@ -140,16 +138,14 @@ def all_checks() -> list[Check]:
 
 def common_key() -> str:
     tools = [*TOOLS, *sorted(map(str, Path('/usr/bin').glob('clang-[0-9]*')))]
-    versions = dict(
-        jobs.each(lambda t: jobs.output([t, '--version'], check=False)
-                  if shutil.which(t) else '', tools))
+    versions = dict(jobs.each(lambda t: jobs.output([t, '--version'], check=False)
+                              if shutil.which(t) else '', tools))
     return digest(*(f'{t} {versions[t]}' for t in tools), Path(__file__), CHECKS / 'lib.sh')
 
 
 def contents(path: Path) -> list[Path | str]:
-    files = [path] if path.is_file() else [
-        f for f in path.rglob('*') if f.is_file() and f.suffix != '.pyc'
-    ]
+    files = [path] if path.is_file() else [f for f in path.rglob('*') if f.is_file()
+                                           and f.suffix != '.pyc']
     return [part for f in sorted(files) for part in (str(f.relative_to(path.parent)), f)]
 
 
@@ -158,10 +154,8 @@ def key(check: Check, n: int, series: Series, common: str) -> str:
     if check.file.suffix:
         parts += contents(place.lab / 'lib')
     if check.each:
-        parts += [
-            series.patch(n),
-            *(series.git('rev-parse', f'{c}^{{tree}}') for c in series.commits[n - 1:n + 1])
-        ]
+        parts += [series.patch(n),
+                  *(series.git('rev-parse', f'{c}^{{tree}}') for c in series.commits[n - 1:n + 1])]
     else:
         parts.append(series.base.series_id())
     for what in check.depends:
@@ -189,10 +183,9 @@ def once(check: Check, n: int, series: Series, common: str) -> tuple[str, str, f
         return was[1], was[2], None
     stamp.unlink(missing_ok=True)
     begin, this = time.monotonic(), write(series, n, n - 1 if check.each else 0)
-    rc = jobs.call(['sh', check.file, this] if not check.file.suffix else [
-        place.lab / 'nsvm', 'check', 'one', check.name, series.tree,
-        str(n), *series.commits, *settings.arguments()
-    ], log)
+    rc = jobs.call(['sh', check.file, this] if not check.file.suffix
+                   else [place.lab / 'nsvm', 'check', 'one', check.name, series.tree, str(n),
+                         *series.commits, *settings.arguments()], log)
     took = time.monotonic() - begin
     seen = (re.findall(r'^seen: (.*)$', log.read_text(errors='replace'), re.M) or [''])[-1]
     if rc not in (0, SKIP):
@@ -217,15 +210,13 @@ def one(name: str, tree: str, n: str, *commits: str) -> int:
 
 def do(check: Check, series: Series, common: str, report: ktap.Report) -> None:
     with Ticker('CHECK', check.title):
-        results = {
-            n: once(check, n, series, common)
-            for n in (range(1, series.n + 1) if check.each else [series.n])
-        }
+        results = {n: once(check, n, series, common)
+                   for n in (range(1, series.n + 1) if check.each else [series.n])}
     failed = [n for n, (verdict, _, _) in results.items() if verdict == 'not ok']
     marks = ''.join('x' if n in failed else str(n % 10) for n in results) if check.each else ''
     done = [took for _, _, took in results.values() if took is not None]
-    verdict = 'not ok' if failed else min(
-        (verdict for verdict, _, _ in results.values()), default='ok')
+    verdict = 'not ok' if failed else min((verdict for verdict, _, _ in results.values()),
+                                          default='ok')
     seen = next((seen for _, seen, _ in results.values() if seen), '')
     if failed:
         n = failed[0]
@@ -256,9 +247,8 @@ def apply(base: Base, tree: Path) -> Series:
     of, commits = digest(commit, *(b.series_id() for b in (*base.before, base))), read(file).split()
     if commits[:1] != [of]:
         applied = source_apply.apply_in(base, tree, todo, commit)
-        source_apply.need_strict(base,
-                                 package.kernel_version(git(tree, 'show', f'{commit}:Makefile')),
-                                 applied)
+        source_apply.need_strict(
+            base, package.kernel_version(git(tree, 'show', f'{commit}:Makefile')), applied)
         git(tree, 'update-ref', 'refs/nsvm/check', applied.commit)
         every = [commit, *git(tree, 'rev-list', '--reverse', f'{commit}..{applied.commit}').split()]
         count = sum(name not in applied.left_out for name in base.series())
@@ -276,10 +266,8 @@ def main(args: list[str]) -> int:
         return 0
     for name in set(args) - {c.name for c in checks} - {'all', 'fast', 'am'}:
         raise Fatal(f'no check {name}; tools/nsvm/nsvm check list names them')
-    wanted = [
-        c for c in checks
-        if not args or 'all' in args or c.name in args or c.fast and 'fast' in args
-    ]
+    wanted = [c for c in checks if not args or 'all' in args or c.name in args or c.fast
+              and 'fast' in args]
     base = source_tree.make_base(Base())
     report = ktap.Report(base.results / 'check.ktap')
     report.group(GROUPS[0])

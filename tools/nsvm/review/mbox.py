@@ -36,14 +36,12 @@ def argument(name: str, otherwise: str = '') -> str:
 
 def sender() -> str:
     """The user's own git identity"""
-    argv = [
-        'git', '-C', place.patches, '-c', 'user.useConfigOnly=true', 'var', 'GIT_COMMITTER_IDENT'
-    ]
+    argv = ['git', '-C', place.patches, '-c', 'user.useConfigOnly=true', 'var',
+            'GIT_COMMITTER_IDENT']
     who = jobs.output(argv, check=False)
     if not who:
-        raise Fatal(
-            "git knows no name and address of yours: git config --global user.name '...', and user.email"
-        )
+        raise Fatal("git knows no name and address of yours: git config --global user.name '...', "
+                    "and user.email")
     return who[:who.rindex('>') + 1]
 
 
@@ -53,25 +51,21 @@ def subject_prefix() -> tuple[int, str]:
     if not re.fullmatch('[1-9][0-9]*', version):
         raise Fatal(f'V={version} is no version: V=4 makes [PATCH v4 0/8]')
     if not re.fullmatch('[A-Za-z0-9._ -]*', prefix) or 'PATCH' not in prefix.split():
-        raise Fatal(
-            f"PREFIX='{prefix}' must have the word PATCH, which mail filters look for, and no odd characters"
-        )
+        raise Fatal(f"PREFIX='{prefix}' must have the word PATCH, which mail filters look for, and "
+                    "no odd characters")
     return int(version), prefix if version == '1' else f'{prefix} v{version}'
 
 
 def news(base: Base, version: int) -> str:
     """What goes between the text of the cover letter and its list of patches"""
     said = re.split(r'^v([0-9]+):.*\n', read(base.dir / 'changes'), flags=re.M)
-    changes = {
-        int(v): re.sub(r'\n{2,}', '\n', text.strip('\n'))
-        for v, text in zip(said[1::2], said[2::2])
-    }
+    changes = {int(v): re.sub(r'\n{2,}', '\n', text.strip('\n'))
+               for v, text in zip(said[1::2], said[2::2])}
     if version > 1 and version not in changes:
         raise Fatal(f'{rel(base.dir / "changes")} does not say what is new in v{version}: '
                     f'it needs a line "v{version}:" and text below')
-    parts = [
-        f'Changes since v{v - 1}:\n{text}\n\n' for v, text in changes.items() if 1 < v <= version
-    ]
+    parts = [f'Changes since v{v - 1}:\n{text}\n\n' for v, text in changes.items()
+             if 1 < v <= version]
     mark = base.tested()
     if mark.get('content') == base.content_id():
         parts.append(textwrap.fill(mark['summary'], 72) + '\n\n')
@@ -94,18 +88,16 @@ def mails(base: Base, salt: str = '') -> dict[str, str]:
     change_id = re.search(r'^change-id: (\S+)-\S+$', letter, re.M)
     if not change_id:
         raise Fatal(
-            f'{rel(base.dir / LETTER)} has no change-id; a line for its end: '
-            f'change-id: {time.strftime("%Y%m%d", time.gmtime())}-nested-svm-pat-{digest(letter)[:12]}'
-        )
+            f'{rel(base.dir / LETTER)} has no change-id; a line for its end: change-id: '
+            f'{time.strftime("%Y%m%d", time.gmtime())}-nested-svm-pat-{digest(letter)[:12]}')
     domain = (re.findall(r'^From: [^<]*<[^>]*@(.*)>', letter, re.M) or ['localhost'])[0]
     ids = [f'<{change_id[1]}-v{version}-{n}-{digest(prefix, salt, text)[:12]}@{domain}>'
            for n, text in enumerate(files.values())]
     trailer = ['--trailer', f'Signed-off-by: {sender()}'] if argument('SIGNOFF') == '1' else []
     for n, (name, text) in enumerate(files.items()):
         if n and trailer:
-            text = jobs.output([
-                'git', 'interpret-trailers', '--if-exists', 'addIfDifferent', *trailer
-            ], input=text)
+            text = jobs.output(['git', 'interpret-trailers', '--if-exists', 'addIfDifferent',
+                                *trailer], input=text)
         header, body = text.split('\n\n', 1)
         header = header.replace('\n ', ' ')	# b4 0.12 on Python 3.11 fails on folded lines
         header = re.sub(r'^Subject: \[.*?\] *',

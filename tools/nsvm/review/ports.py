@@ -58,10 +58,8 @@ def compare(first: Base, port: Base, report: ktap.Report) -> None:
     objects = {'GIT_ALTERNATE_OBJECT_DIRECTORIES': str(port.src / '.git/objects')}
     say('PORTS', f'{port.name} against {first.name}: {rel(diff)}')
     # Not as in the BASE of the series before, which says what that one differs in
-    claimed = {
-        line[2:]: line[0]
-        for line in re.findall(r'^differs:[ \t]*(.+?)[ \t]*$', port.text, re.M)
-    }
+    claimed = {line[2:]: line[0]
+               for line in re.findall(r'^differs:[ \t]*(.+?)[ \t]*$', port.text, re.M)}
     for subject in dict.fromkeys([*now, *was, *claimed]):
         alone = '' if (subject in now) == (subject in was) else '+' if subject in now else '-'
         said = {'+': 'only in this port', '-': 'not in this port', '': 'in neither series'}[alone]
@@ -73,9 +71,8 @@ def compare(first: Base, port: Base, report: ktap.Report) -> None:
             text += f'{one}\n'
             said = verdict(one)
         as_claimed = alone == claimed.get(subject, '')
-        report.item(
-            as_claimed, f'{port.name}: {subject}',
-            said if as_claimed else f'{said}, and not as "differs:" in {rel(port.dir)}/BASE says')
+        report.item(as_claimed, f'{port.name}: {subject}', said if as_claimed
+                    else f'{said}, and not as "differs:" in {rel(port.dir)}/BASE says')
     put(diff, text)
 
 
@@ -99,10 +96,8 @@ def main(args: list[str]) -> int:
     for port in others:
         origin = original(port, [first, *others])
         if not port.series() or not origin:
-            say(
-                'PORTS',
-                f'{port.name} has {"a series of its own, no port" if port.series() else "no series yet"}'
-            )
+            say('PORTS', f'{port.name} has '
+                f'{"a series of its own, no port" if port.series() else "no series yet"}')
             continue
         try:
             compare(tree.make(origin), tree.make(port), report)

@@ -32,25 +32,20 @@ from lib.settings import place, rel
 from review.mbox import LETTER, argument, mails, sender
 
 # Of each project, what the one who sends has to know: file, what it is about
-RULES = {
-    'Linux': [
-        ('Documentation/process/submitting-patches.rst', 'what a sign-off states'),
-        ('Documentation/process/generated-content.rst',
-         'say which parts a tool wrote, and which tool'),
-        ('Documentation/process/security-bugs.rst', 'what goes to security@kernel.org first')
-    ], 'QEMU': [('docs/devel/code-provenance.rst',
-                 'what a sign-off states, and that content of AI generators is declined')],
-}
+RULES = {'Linux': [
+    ('Documentation/process/submitting-patches.rst', 'what a sign-off states'),
+    ('Documentation/process/generated-content.rst', 'say which parts a tool wrote, and which tool'),
+    ('Documentation/process/security-bugs.rst', 'what goes to security@kernel.org first')],
+         'QEMU': [('docs/devel/code-provenance.rst',
+                   'what a sign-off states, and that content of AI generators is declined')]}
 ASK = ['scripts/get_maintainer.pl', '--nogit', '--nogit-fallback', '--norolestats']
 
 
 def against(base: Base, made: dict[str, str], who: str) -> list[str]:
     """What is in the way, a line each"""
     found = [f'this waits for {what}' for what in base.keys('waits')]
-    unsigned = [
-        name for name, text in made.items() if name != LETTER
-        and f'Signed-off-by: {who}' not in text.partition('\n---\n')[0].splitlines()
-    ]
+    unsigned = [name for name, text in made.items() if name != LETTER
+                and f'Signed-off-by: {who}' not in text.partition('\n---\n')[0].splitlines()]
     if unsigned:
         found.append(f'not signed off by {who} ({unsigned[0]}): SIGNOFF=1 does it, '
                      'see "Developer\'s Certificate of Origin"')
@@ -58,9 +53,8 @@ def against(base: Base, made: dict[str, str], who: str) -> list[str]:
         if not git_ok(d, 'rev-parse', '-q', '--verify', 'HEAD'):
             found.append(f'{rel(d)} is in no git repository: nobody could say later what was sent')
         elif changed := git(d, 'status', '--porcelain', '.'):
-            found.append(
-                f'changes that are in no commit: {" ".join(line[3:] for line in changed.splitlines())}'
-            )
+            found.append('changes that are in no commit: '
+                         f'{" ".join(line[3:] for line in changed.splitlines())}')
     applied = read(base.src / '.git/nsvm-applied').split()
     if not base.is_clean() or base.head() not in applied:
         found.append(f'{rel(base.src)} has commits or edits that are not in patches/: make patches')
@@ -70,9 +64,8 @@ def against(base: Base, made: dict[str, str], who: str) -> list[str]:
     if not mark:
         found.append('make test has not passed here yet')
     elif mark.get('content') != base.content_id():
-        found.append(
-            f'make test passed for something else ({mark.get("date")}), not for this series on this base'
-        )
+        found.append(f'make test passed for something else ({mark.get("date")}), not for this '
+                     'series on this base')
     return found
 
 
@@ -80,14 +73,12 @@ def reports(made: dict[str, str]) -> dict[str, str]:
     """Of the mails of a series, those that go to its maintainers before any list"""
     about, found = dict(re.findall(r'^Patch (\d+): ((?:.+\n)+)', made[LETTER], re.M)), {}
     for n, (name, text) in enumerate(made.items()):
-        if name == LETTER or all(
-                file.startswith('tools/testing/')
-                for file in re.findall(r'^diff --git a/(\S+)', text, re.M)):
+        if name == LETTER or all(file.startswith('tools/testing/')
+                                 for file in re.findall(r'^diff --git a/(\S+)', text, re.M)):
             continue
         if str(n) not in about:
-            raise Fatal(
-                f'the cover letter has no paragraph "Patch {n}: ..." for {name}: versions, conditions, reproducer'
-            )
+            raise Fatal(f'the cover letter has no paragraph "Patch {n}: ..." for {name}: versions, '
+                        'conditions, reproducer')
         text = re.sub(r'^(Subject: \[.*?) \d+/\d+\]', r'\1]', text, count=1, flags=re.M)
         text = re.sub(r'^(?:In-Reply-To|References): .*\n', '', text, flags=re.M)
         found[name] = text.replace('\n---\n', f'\n---\n{about[str(n)]}\n', 1)
@@ -97,9 +88,8 @@ def reports(made: dict[str, str]) -> dict[str, str]:
 def ask(base: Base, names: list[str], *options: str) -> list[str]:
     """Addresses, by both MAINTAINERS"""
     argv = [*ASK, *options, *(base.dir / name for name in names)]
-    found = jobs.together(
-        lambda: jobs.output(argv, cwd=base.src),
-        lambda: jobs.output([*argv, '--mpath', place.top / 'MAINTAINERS'], cwd=base.src))
+    found = jobs.together(lambda: jobs.output(argv, cwd=base.src), lambda: jobs.output(
+        [*argv, '--mpath', place.top / 'MAINTAINERS'], cwd=base.src))
     return list(dict.fromkeys(''.join(found).splitlines()))
 
 
@@ -132,16 +122,13 @@ def main(args: list[str]) -> int:
     print('\n  To:', *to, sep='\n    ')
     trailers = [] if first else [f"each patch's author, and whom its trailers name: {rel(log)}"]
     print('\n  Cc:', *cc, *trailers, '', sep='\n    ', flush=True)
-    argv = [
-        'git', '-C', place.patches, 'send-email', '--confirm=never', '--no-thread', f'--from={who}',
-        '--8bit-encoding=UTF-8', f'--suppress-cc={"all" if first else "self"}',
-        *(f'--to={a}' for a in to), *(f'--cc={a}' for a in cc)
-    ]
-    jobs.step(
-        'SEND', log, f'{len(made)} mails sent'
-        if really else f'git send-email would take these mails: {rel(out)}',
-        [*argv, *([] if really else ['--dry-run']), out],
-        'git send-email fails (the log says how many went)')
+    argv = ['git', '-C', place.patches, 'send-email', '--confirm=never', '--no-thread',
+            f'--from={who}', '--8bit-encoding=UTF-8', f'--suppress-cc={"all" if first else "self"}',
+            *(f'--to={a}' for a in to), *(f'--cc={a}' for a in cc)]
+    jobs.step('SEND', log, f'{len(made)} mails sent'
+              if really else f'git send-email would take these mails: {rel(out)}',
+              [*argv, *([] if really else ['--dry-run']), out],
+              'git send-email fails (the log says how many went)')
     if refused:
         raise Fatal('nothing was sent, and REALLY=1 would not do it either')
     if not really:

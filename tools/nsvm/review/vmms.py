@@ -25,8 +25,8 @@ DATA = 'qemu-bundle/usr/local/share/qemu'		# where a QEMU that is not installed 
 
 def checkpatch(base: Base, patch: str) -> str:
     """The first remark of QEMU's checkpatch on a patch, or that it has a Signed-off-by."""
-    text = jobs.output(['scripts/checkpatch.pl', '--strict', '--terse', '--no-summary', '--color=never',
-                        base.dir / patch], check=False, cwd=base.src)
+    text = jobs.output(['scripts/checkpatch.pl', '--strict', '--terse', '--no-summary',
+                        '--color=never', base.dir / patch], check=False, cwd=base.src)
     remarks = [line for line in text.splitlines() if line and not line.startswith('total:')]
     if not any('Missing Signed-off-by' in line for line in remarks):
         return 'has a Signed-off-by; the one who sends it adds that'
@@ -51,14 +51,16 @@ def link_firmware(data: Path) -> None:
 
 def run_tests(base: Base, report: ktap.Report) -> None:
     """Those that the series adds or changes; of a qtest, those of its cases that it adds."""
-    files = base.git('diff', '--name-only', 'base', 'HEAD', '--', f'{UNIT}*.c', f'{QTEST}*.c').split()
+    files = base.git('diff', '--name-only', 'base', 'HEAD', '--', f'{UNIT}*.c',
+                     f'{QTEST}*.c').split()
     for program in (f.removesuffix('.c') for f in files):
         obj = vmm.build(vmm.BINARY, program, of=base.name)
         link_firmware(obj / DATA)
         only = [] if program.startswith(UNIT) else ['-p', '/x86_64/x86/svm-nested-pat']
         text = jobs.output([obj / program, '--tap', '-k', *only], check=False, cwd=obj,
                            env={'QTEST_QEMU_BINARY': f'./{vmm.BINARY}'})
-        report.add(ktap.parse('\n'.join(line for line in text.splitlines() if line[:1] != '#'), program))
+        report.add(ktap.parse('\n'.join(line for line in text.splitlines() if line[:1] != '#'),
+                              program))
 
 
 def main(args: list[str]) -> int:

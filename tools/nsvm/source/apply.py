@@ -57,9 +57,8 @@ def need_strict(base: Base, kernel: str, applied: Applied) -> None:
     on"""
     if applied.loose and kernel == base.key('kernel') and not base.linux:
         patch, _, where = applied.loose[0].partition(' at ')
-        raise Fatal(
-            f'{patch} does not apply: {where} (but with git am -C1, and this is {kernel}, the release that it was made on)'
-        )
+        raise Fatal(f'{patch} does not apply: {where} (but with git am -C1, and this is {kernel}, '
+                    'the release that it was made on)')
 
 
 def apply_in(base: Base, repo: Path, todo: list[Path], onto: str = 'base',

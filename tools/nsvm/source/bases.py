@@ -23,10 +23,8 @@ from source.debian import NOT_HERE
 SUITES = ('bookworm', 'bookworm-security', 'bookworm-backports', 'trixie', 'trixie-security',
           'trixie-backports', 'sid')
 # What patches touch, in every kernel
-TOUCHED = [
-    'Makefile', 'Documentation/virt', 'arch/x86/include', 'arch/x86/kvm',
-    'tools/testing/selftests/kvm', 'virt/kvm'
-]
+TOUCHED = ['Makefile', 'Documentation/virt', 'arch/x86/include', 'arch/x86/kvm',
+           'tools/testing/selftests/kvm', 'virt/kvm']
 
 
 def releases(packages: set[str], newest: bool) -> dict[tuple[str, str], list[str]]:
@@ -38,10 +36,8 @@ def releases(packages: set[str], newest: bool) -> dict[tuple[str, str], list[str
                 apt.update()
                 for name in packages:
                     for version in release.versions_in(apt, name)[:1 if newest else None]:
-                        key = next(
-                            (k for k in found if k[0] == name
-                             and release.upstream_part(k[1]) == release.upstream_part(version)),
-                            (name, version))
+                        key = next((k for k in found if k[0] == name and release.upstream_part(
+                            k[1]) == release.upstream_part(version)), (name, version))
                         found.setdefault(key, []).append(suite)
         except Fatal as e:
             say('BASES', f'{suite}: {e}')

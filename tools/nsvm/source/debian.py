@@ -71,31 +71,22 @@ class Archive:
         if not shutil.which('apt-get'):
             raise Fatal('there is no apt-get here', NOT_HERE)
         own = codename()
-        keyrings = [
-            f for f in ('gpg', 'pgp')
-            if Path(f'/usr/share/keyrings/debian-archive-keyring.{f}').exists()
-        ]
+        keyrings = [f for f in ('gpg', 'pgp')
+                    if Path(f'/usr/share/keyrings/debian-archive-keyring.{f}').exists()]
         key = f'[signed-by=/usr/share/keyrings/debian-archive-keyring.{keyrings[0]}] ' if keyrings else ''
-        targets = jobs.output([
-            'apt-get', 'indextargets', '--format', '$(REPO_URI) $(RELEASE) $(COMPONENT)',
-            'Created-By: Packages'
-        ])
+        targets = jobs.output(['apt-get', 'indextargets', '--format',
+                               '$(REPO_URI) $(RELEASE) $(COMPONENT)', 'Created-By: Packages'])
         there = [line.split() for line in targets.splitlines() if len(line.split()) == 3]
         like = f'{own}-security' if self.suite.endswith('-security') else own
         kind = 'deb-src' if self.kind == 'source' else 'deb'
-        sources = [
-            f'{kind} {key}{uri} {self.suite} {part}' for uri, release, part in there
-            if own and release == like
-        ]
+        sources = [f'{kind} {key}{uri} {self.suite} {part}' for uri, release, part in there if own
+                   and release == like]
         if not sources:
-            raise Fatal(
-                f'apt knows no archive of this release ({own or "no VERSION_CODENAME in /etc/os-release"})',
-                NOT_HERE)
+            raise Fatal('apt knows no archive of this release '
+                        f'({own or "no VERSION_CODENAME in /etc/os-release"})', NOT_HERE)
         if self.kind == 'root':
-            sources += [
-                s.replace(f' {self.suite} ', f' {self.suite.removesuffix("-backports")} ')
-                for s in sources
-            ]
+            sources += [s.replace(f' {self.suite} ', f' {self.suite.removesuffix("-backports")} ')
+                        for s in sources]
         if self.kind == 'own':
             sources += [f'deb {key}{uri} {release} {part}' for uri, release, part in there
                         if release in (own, f'{own}-updates', f'{own}-security')]
@@ -132,10 +123,8 @@ class Archive:
         if not names:
             return []
         text = jobs.output(self.argv('apt-cache', 'show', *names), check=False)
-        return [
-            dict(re.findall(r'^([A-Za-z0-9-]+): (.*)$', record, re.M))
-            for record in text.split('\n\n') if record.strip()
-        ]
+        return [dict(re.findall(r'^([A-Za-z0-9-]+): (.*)$', record, re.M))
+                for record in text.split('\n\n') if record.strip()]
 
     def search(self, pattern: str) -> list[str]:
         found = jobs.output(self.argv('apt-cache', '--names-only', 'search', pattern), check=False)
@@ -162,9 +151,8 @@ class Archive:
         """A package, or a file of a source package, in build/dl; Fatal 3 if it cannot be had"""
         found = self.ask(package, version, file)
         if not found:
-            raise Fatal(
-                f'{self.suite or "apt"} has no {file or package}{" " + version if version else ""}',
-                NOT_HERE)
+            raise Fatal(f'{self.suite or "apt"} has no '
+                        f'{file or package}{" " + version if version else ""}', NOT_HERE)
         uri, name, sha = found
         to, tmp = place.downloads / name, place.downloads / f'tmp-{name}'
         if to.exists() and not has_sum(to, sha):
@@ -183,9 +171,8 @@ class Archive:
                 jobs.step('APT', place.build / f'fetch-{package}.log', f'{name} fetched', argv,
                           f'cannot fetch {file or package}', NOT_HERE, cwd=tmp)
                 if not (tmp / name).exists() or not has_sum(tmp / name, sha):
-                    raise Fatal(
-                        f'{name} as fetched is not what apt promised (SHA256 differs): try again later'
-                    )
+                    raise Fatal(f'{name} as fetched is not what apt promised (SHA256 differs): try '
+                                'again later')
                 (tmp / name).replace(to)
             finally:
                 shutil.rmtree(tmp, ignore_errors=True)
@@ -197,8 +184,7 @@ def at_hand(package: str, version: str, sha256: str) -> Path | None:
     """Without apt's word: an archive in build/dl, of that version if there is one, that was checked
     before, or is the one of that SHA256"""
     for f in sorted(place.downloads.glob(f'{package}_{version or "*"}_*.deb')) + [
-            place.downloads / package
-    ]:
+            place.downloads / package]:
         known = read(f.with_name(f'{f.name}.sha256')).strip() or sha256
         if f.exists() and known and has_sum(f, known):
             return f
@@ -207,10 +193,8 @@ def at_hand(package: str, version: str, sha256: str) -> Path | None:
 
 def unpack(deb: Path, to: Path, *patterns: str) -> None:
     """Its files, or those that match, if any, below to"""
-    wanted = [
-        f'--exclude=./usr/share/{unneeded}'
-        for unneeded in ('doc', 'man', 'locale', 'info', 'icons')
-    ]
+    wanted = [f'--exclude=./usr/share/{unneeded}'
+              for unneeded in ('doc', 'man', 'locale', 'info', 'icons')]
     wanted += ['--wildcards', *patterns] if patterns else []
     p = jobs.start(['dpkg-deb', '--fsys-tarfile', deb], stdout=jobs.subprocess.PIPE,
                    stderr=jobs.subprocess.DEVNULL)
@@ -221,9 +205,8 @@ def unpack(deb: Path, to: Path, *patterns: str) -> None:
                   if 'Not found in archive' not in line and 'previous errors' not in line)
     rc = jobs.finish(tar)
     if jobs.finish(p) not in (0, -13) or (rc and (err or not patterns)):
-        raise Fatal(
-            f'cannot unpack {deb.name}: {err.strip().splitlines()[0] if err.strip() else "damaged?"}'
-        )
+        raise Fatal(f'cannot unpack {deb.name}: '
+                    f'{err.strip().splitlines()[0] if err.strip() else "damaged?"}')
 
 
 def version_of(deb: Path) -> str:
@@ -243,12 +226,11 @@ def root(suite: str, name: str, packages: list[str]) -> Path:
     try:
         with Archive(suite, 'root') as apt:
             apt.update()
-            jobs.step(
-                'APT', place.build / f'root-{name}.log',
-                f'{", ".join(packages[:2])} of {suite} fetched, and what they need',
-                apt.get('install', '--no-install-recommends', '--download-only', '-o',
-                        'APT::Install-Recommends=0', *packages),
-                f'cannot fetch {packages[0]} of {suite}', NOT_HERE)
+            jobs.step('APT', place.build / f'root-{name}.log',
+                      f'{", ".join(packages[:2])} of {suite} fetched, and what they need',
+                      apt.get('install', '--no-install-recommends', '--download-only', '-o',
+                              'APT::Install-Recommends=0', *packages),
+                      f'cannot fetch {packages[0]} of {suite}', NOT_HERE)
             debs = sorted((apt.dir / 'cache/archives').glob('*.deb'))
             for deb in sorted(debs, key=lambda d: not d.name.startswith('base-files')):
                 unpack(deb, tmp)
@@ -265,9 +247,6 @@ def root(suite: str, name: str, packages: list[str]) -> Path:
 def inside(where: Path) -> list[str]:
     """What runs a program of a root, which sees build/ as well"""
     (where / str(place.build).lstrip('/')).mkdir(parents=True, exist_ok=True)
-    return [
-        'bwrap', '--die-with-parent', '--ro-bind',
-        str(where), '/', '--dev', '/dev', '--proc', '/proc', '--tmpfs', '/tmp', '--bind',
-        str(place.build),
-        str(place.build), '--setenv', 'PATH', '/usr/bin:/bin', '--'
-    ]
+    return ['bwrap', '--die-with-parent', '--ro-bind', str(where), '/', '--dev', '/dev', '--proc',
+            '/proc', '--tmpfs', '/tmp', '--bind', str(place.build), str(place.build), '--setenv',
+            'PATH', '/usr/bin:/bin', '--']

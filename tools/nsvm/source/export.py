@@ -28,9 +28,8 @@ def commits_of(base: Base) -> list[str]:
     """The series as it is in src; Fatal if it is none"""
     where, commits = rel(base.src), base.commits()
     if base.left_out():
-        raise Fatal(
-            f'{where} lacks {", ".join(base.left_out())}, as it has the change from upstream: '
-            'export from a release that needs it')
+        raise Fatal(f'{where} lacks {", ".join(base.left_out())}, as it has the change from '
+                    'upstream: export from a release that needs it')
     if not base.is_clean():
         raise Fatal(f'{where} has edits that are in no commit: commit them first')
     if not base.git('symbolic-ref', '-q', 'HEAD', check=False):
@@ -69,8 +68,8 @@ def for_overlay(base: Base) -> dict[str, Path]:
             continue
         if was not in ('', ours):
             raise Fatal(
-                f'{rel(file)} was edited, and is a copy of what the commits in {rel(base.src)} have: '
-                f'commit it there (git diff --no-index {rel(base.src / path)} {rel(file)})')
+                f'{rel(file)} was edited, and is a copy of what the commits in {rel(base.src)} '
+                f'have: commit it there (git diff --no-index {rel(base.src / path)} {rel(file)})')
         behind[path] = file
     return behind
 
@@ -95,9 +94,8 @@ def write(base: Base, commits: list[str], to: Path) -> None:
     # of a commit without changes, git makes an empty file or none
     if len(patches) != len(commits):
         named = [p.name for p in to.iterdir() if p not in patches]
-        raise Fatal(
-            f'{" ".join(named) or "a patch"} would be empty, as its commit changes nothing: '
-            f'git -C {rel(base.src)} rebase -i base')
+        raise Fatal(f'{" ".join(named) or "a patch"} would be empty, as its commit changes '
+                    f'nothing: git -C {rel(base.src)} rebase -i base')
     put(to / 'series', ''.join(f'{p.name}\n' for p in patches))
     letter = read(base.dir / '0000-cover-letter.patch')
     if letter:
@@ -132,12 +130,11 @@ def main(args: list[str]) -> int:
 
     names = {p.name for p in (*made.iterdir(), *base.dir.glob('[0-9][0-9][0-9][0-9]-*.patch'))}
     changed = [name for name in sorted(names) if data(made / name) != data(base.dir / name)]
-    if base.series() and base.series_id() != series_id and any(
-            name[:5] != '0000-' for name in changed):
-        raise Fatal(
-            f'{rel(base.dir)} is not what {rel(base.src)} was made from, and would be overwritten: '
-            f'git checkout it if that can go; else keep your commits in a branch, '
-            f'git reset --hard {head[:12]}, make tree, and rebase them')
+    if base.series() and base.series_id() != series_id and any(name[:5] != '0000-'
+                                                               for name in changed):
+        raise Fatal(f'{rel(base.dir)} is not what {rel(base.src)} was made from, and would be '
+                    'overwritten: git checkout it if that can go; else keep your commits in a '
+                    f'branch, git reset --hard {head[:12]}, make tree, and rebase them')
     for path, file in behind.items():
         shutil.copyfile(base.src / path, file)
         say('PATCHES', f'{rel(file)} is now what the commits say')

@@ -14,14 +14,12 @@ from source import debian
 # Patterns for tar, "*" across directories, and for git's sparse checkout.  Each is in
 # every kernel; top-level Makefiles make it a kernel tree for get_maintainer.pl.  The
 # selftests of 7.3 have links to headers of drivers.
-PART = [
-    'COPYING', 'CREDITS', 'Kbuild', 'Kconfig', 'LICENSES', 'MAINTAINERS', 'Makefile', 'README',
-    'Documentation/virt', 'arch/x86', 'drivers/Makefile', 'drivers/dma/*.h',
-    'drivers/net/ethernet/intel/*.h', 'fs/Makefile', 'include', 'init/Makefile', 'ipc/Makefile',
-    'kernel/Makefile', 'lib/Makefile', 'scripts', 'tools/arch/x86', 'tools/build', 'tools/include',
-    'tools/lib', 'tools/scripts', 'tools/testing/selftests/*.*', 'tools/testing/selftests/Makefile',
-    'tools/testing/selftests/[ckrv]*', 'usr', 'virt'
-]
+PART = ['COPYING', 'CREDITS', 'Kbuild', 'Kconfig', 'LICENSES', 'MAINTAINERS', 'Makefile', 'README',
+        'Documentation/virt', 'arch/x86', 'drivers/Makefile', 'drivers/dma/*.h',
+        'drivers/net/ethernet/intel/*.h', 'fs/Makefile', 'include', 'init/Makefile', 'ipc/Makefile',
+        'kernel/Makefile', 'lib/Makefile', 'scripts', 'tools/arch/x86', 'tools/build',
+        'tools/include', 'tools/lib', 'tools/scripts', 'tools/testing/selftests/*.*',
+        'tools/testing/selftests/Makefile', 'tools/testing/selftests/[ckrv]*', 'usr', 'virt']
 QEMU = ['[!r]*', 'r[!o]*']	# without roms/, two thirds of it
 
 
@@ -36,10 +34,8 @@ def release(src: Path) -> str:
 
 
 def kernel_version(makefile: str) -> str:
-    numbers = [
-        re.search(rf'^{part} *= *(\S+)', makefile, re.M)
-        for part in ('VERSION', 'PATCHLEVEL', 'SUBLEVEL')
-    ]
+    numbers = [re.search(rf'^{part} *= *(\S+)', makefile, re.M)
+               for part in ('VERSION', 'PATCHLEVEL', 'SUBLEVEL')]
     if not all(numbers):
         raise Fatal('no kernel: its Makefile has no VERSION, PATCHLEVEL and SUBLEVEL')
     return '.'.join(number[1] for number in numbers)

@@ -75,18 +75,14 @@ def is_broken(base: Base, candidate: Candidate) -> bool:
 
 def versions_in(apt: debian.Archive, name: str) -> list[str]:
     """Of a package, newest first"""
-    return newest_first({
-        r['Version']
-        for r in apt.show(name) if r.get('Package') == name and 'Version' in r
-    })
+    return newest_first({r['Version'] for r in apt.show(name) if r.get('Package') == name
+                         and 'Version' in r})
 
 
 def kept(name: str) -> list[str]:
     """Versions of a package that were fetched once, newest first"""
-    return newest_first({
-        f.name.split('_')[1].replace('%3a', ':')
-        for f in place.downloads.glob(f'{name}_*.deb')
-    })
+    return newest_first({f.name.split('_')[1].replace('%3a', ':')
+                         for f in place.downloads.glob(f'{name}_*.deb')})
 
 
 def offers(base: Base, reasons: list[str]) -> Iterator[Offer]:
@@ -153,8 +149,8 @@ def search(base: Base, reasons: list[str], is_fresh: bool = False) -> list[Candi
     tried: list[Candidate] = []
     with closing(offers(base, reasons)) as all_offers:
         for offer in all_offers:
-            if upstream_part(offer.version
-                             ) in [upstream_part(candidate.offer.version) for candidate in tried]:
+            if upstream_part(offer.version) in [upstream_part(candidate.offer.version)
+                                                for candidate in tried]:
                 continue
             is_first = offer.archive is not None and offer.archive.suite == suites(base)[0]
             if not is_first and any(candidate.applied for candidate in tried):
@@ -188,9 +184,8 @@ def take_package(base: Base) -> None:
     try:
         tried = search(base, reasons)
         if tried and is_broken(base, tried[-1]):
-            raise Fatal(
-                f'{tried[-1].refusal} (on {tried[-1].kernel}, the release {rel(base.dir)} was made on)'
-            )
+            raise Fatal(f'{tried[-1].refusal} (on {tried[-1].kernel}, the release {rel(base.dir)} '
+                        'was made on)')
         usable = sorted((c for c in tried if c.applied), key=lambda c: not c.is_strict())
         if not usable:
             why = f'{name} {tried[0].offer}: {tried[0].refusal}' if tried else reasons[0]

@@ -25,14 +25,13 @@ PACKAGES = {
     'run': 'git gcc libc6-dev:- make flex bison bc libelf-dev:- xz-utils:xz busybox-static:busybox '
     'zstd bubblewrap:bwrap python3 python3-kconfiglib:- qemu-system-x86:qemu-system-x86_64',
     'test': 'shellcheck perl pahole dropbear-bin:dropbear', 'bench': 'pahole',
-    'stack': 'e2fsprogs:-',
-    'check': 'g++ clang lld:ld.lld llvm:llvm-ar sparse coccinelle:spatch pahole abigail-tools:abidiff rsync perl '
-    'python3-ply:- python3-git:- python3-sphinx:sphinx-build libssl-dev:- shellcheck cpio',
+    'stack': 'e2fsprogs:-', 'check': 'g++ clang lld:ld.lld llvm:llvm-ar sparse coccinelle:spatch '
+    'pahole abigail-tools:abidiff rsync perl python3-ply:- python3-git:- '
+    'python3-sphinx:sphinx-build libssl-dev:- shellcheck cpio',
     'list': 'git-email:- libmailtools-perl:- libio-socket-ssl-perl:- libauthen-sasl-perl:- perl b4',
     'vmm': 'ninja-build:ninja pkg-config libglib2.0-dev:- python3-venv:-',
     'deb': 'debhelper:dh dh-dkms:dh_dkms dkms lintian dpkg-dev:dpkg-buildpackage openssl',
-    'remote': 'openssh-client:ssh', 'lava': 'lava-common:- python3-yaml:-', 'fresh': 'mmdebstrap',
-}
+    'remote': 'openssh-client:ssh', 'lava': 'lava-common:- python3-yaml:-', 'fresh': 'mmdebstrap'}
 
 
 def packages(what: list[str]) -> dict[str, str]:
@@ -74,14 +73,12 @@ def as_root() -> list[str] | None:
 
 
 def apt_get(root: list[str], text: str, *args: str) -> None:
-    jobs.step(
-        'SETUP', place.build / 'setup.log', text, [
-            *root, 'env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', '-q', '-y', '-o',
-            'DPkg::Lock::Timeout=120', '-o', 'Acquire::Retries=2', *args
-        ],
-        *(('cannot fetch package lists', NOT_HERE) if args == ('update', ) else
-          ('cannot install packages', )),
-        stdin=None if root == ['sudo'] else jobs.subprocess.DEVNULL)
+    jobs.step('SETUP', place.build / 'setup.log', text,
+              [*root, 'env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', '-q', '-y', '-o',
+               'DPkg::Lock::Timeout=120', '-o', 'Acquire::Retries=2', *args],
+              *(('cannot fetch package lists', NOT_HERE)
+                if args == ('update',) else ('cannot install packages',)),
+              stdin=None if root == ['sudo'] else jobs.subprocess.DEVNULL)
 
 
 def update_lists() -> None:
@@ -111,9 +108,8 @@ def ensure(wanted: dict[str, str]) -> None:
     say('SETUP', f'missing: {" ".join(missing)}')
     root = as_root()
     if root is None:
-        raise Fatal(
-            f'no rights to install; as root: apt-get install --no-install-recommends {" ".join(missing)}'
-        )
+        raise Fatal('no rights to install; as root: apt-get install --no-install-recommends '
+                    f'{" ".join(missing)}')
     install = ('install', '--no-install-recommends', *missing)
     try:
         apt_get(root, 'installed', *install)

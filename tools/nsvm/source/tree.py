@@ -61,9 +61,8 @@ def from_linux(base: Base) -> None:
             put(base.src / '.git/nsvm-part', part)
         return
     if base.commit() and not is_ours(base):
-        raise Fatal(
-            f'{rel(base.src)} has commits or edits of its own, on another base: make patches, then make distclean'
-        )
+        raise Fatal(f'{rel(base.src)} has commits or edits of its own, on another base: make '
+                    'patches, then make distclean')
     if not (base.src / '.git').exists():
         base.src.mkdir(parents=True)
         base.git('init', '-q', '-b', 'series')
@@ -105,10 +104,9 @@ def make_whole(base: Base) -> Path:
                check=False) != base.root() or not (whole / '.git').is_file():
             base.git('worktree', 'prune')
             shutil.rmtree(whole, ignore_errors=True)
-            jobs.step('TREE', base.logs / 'whole.log', 'complete source checked out', [
-                'git', '-C', base.src, 'worktree', 'add', '-q', '--detach', '-f', whole,
-                base.root()
-            ], 'cannot check out the complete source', env=GIT_ENV)
+            jobs.step('TREE', base.logs / 'whole.log', 'complete source checked out',
+                      ['git', '-C', base.src, 'worktree', 'add', '-q', '--detach', '-f', whole,
+                       base.root()], 'cannot check out the complete source', env=GIT_ENV)
             git(whole, 'sparse-checkout', 'disable')
     elif read(whole / '.git/nsvm-source') != read(base.src / '.git/nsvm-source'):
         shutil.rmtree(whole, ignore_errors=True)
@@ -187,10 +185,8 @@ def make_series(base: Base) -> Base:
             say('TREE', f'{name} is left out: the tree has it from upstream')
         for where in applied.loose:
             say('TREE', f'{where} does not apply strictly: git am -C1')
-        say(
-            'TREE',
-            f'{count - len(applied.left_out)} patches of {rel(base.dir)} applied by git am ({elapsed(begin)})'
-        )
+        say('TREE', f'{count - len(applied.left_out)} patches of {rel(base.dir)} applied by git am '
+            f'({elapsed(begin)})')
     return base
 
 
@@ -202,9 +198,8 @@ def apply_series(base: Base) -> Applied:
         if base.linux:
             raise
         kernel = package.release(base.src)
-        raise Fatal(
-            f'{e} (this is {kernel}; without {rel(base.src)}, a release that takes it is looked for)'
-        ) from None
+        raise Fatal(f'{e} (this is {kernel}; without {rel(base.src)}, a release that takes it is '
+                    'looked for)') from None
 
 
 def make(base: Base) -> Base:

@@ -15,8 +15,9 @@ from lib.base import Base, digest, names, put, read
 from source import debian, package, setup, tree
 
 BINARY = 'qemu-system-x86_64'
-CONFIGURE = ['--target-list=x86_64-softmmu', '--without-default-features', '--enable-kvm', '--disable-tcg',
-             '--disable-docs', '--disable-debug-info', '--disable-install-blobs', '--disable-download']
+CONFIGURE = ['--target-list=x86_64-softmmu', '--without-default-features', '--enable-kvm',
+             '--disable-tcg', '--disable-docs', '--disable-debug-info', '--disable-install-blobs',
+             '--disable-download']
 
 
 def tools(base: Base) -> Path:
@@ -43,8 +44,9 @@ def configure(base: Base, env: dict[str, str]) -> Path:
             dts.with_suffix('.dtb').touch()
         put(base.src / '.git/info/exclude', '/pc-bios/*.bz2\n/pc-bios/dtb/*.dtb\n')
         obj.mkdir(exist_ok=True)
-        jobs.step('VMM', base.logs / 'configure.log', f'QEMU {package.release(base.src)} configured',
-                  [base.src / 'configure', *CONFIGURE], 'configure of QEMU failed', cwd=obj, env=env)
+        jobs.step(
+            'VMM', base.logs / 'configure.log', f'QEMU {package.release(base.src)} configured',
+            [base.src / 'configure', *CONFIGURE], 'configure of QEMU failed', cwd=obj, env=env)
         put(obj / 'nsvm-configured', this)
     return obj
 

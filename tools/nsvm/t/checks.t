@@ -78,14 +78,14 @@ def edit(name: str, file: int | str, pattern: str, new: str, what: str, says: st
         return
     fresh()
     series = [patches / p for p in base.series()]
-    have = [p for p in series if re.search(pattern, read(p), re.M)] if isinstance(
-        file, int) else [top / file]
+    have = [p for p in series
+            if re.search(pattern, read(p), re.M)] if isinstance(file, int) else [top / file]
     p = have[min(file, len(have) - 1)] if isinstance(file, int) else have[0]
     was = read(p)
     put(p, re.sub(pattern, new, was, flags=re.M))
     if name in EACH:
-        says = ''.join(
-            'x' if f == p else str(i % 10) for i, f in enumerate(series, 1)) + '.*' + says
+        says = ''.join('x' if f == p else str(i % 10)
+                       for i, f in enumerate(series, 1)) + '.*' + says
     found(name, what, says)
     put(p, was)
 
@@ -169,18 +169,15 @@ svm_code('w1', nested, 'static const int nsvm_planted = 1;', 'a variable nobody 
          'nested.c:.*nsvm_planted')
 svm_code('clang', nested, 'int nsvm_planted(int x);\nint nsvm_planted(int x) { x = x; return x; }',
          'an assignment to itself', 'nested.c:.*error: ')
-svm_code('sparse', nested,
-         'int nsvm_planted(int __user *p);\nint nsvm_planted(int __user *p) { return *(int *)p; }',
-         'an address space that is lost', 'address space')
-svm_code('cocci', nested,
-         'void nsvm_planted(void *p);\nvoid nsvm_planted(void *p)\n{\n\tif (p)\n\t\tkfree(p);\n}',
-         'a NULL check that kfree() does', 'NULL check before')
+svm_code('sparse', nested, 'int nsvm_planted(int __user *p);\nint nsvm_planted(int __user *p) { '
+         'return *(int *)p; }', 'an address space that is lost', 'address space')
+svm_code('cocci', nested, 'void nsvm_planted(void *p);\nvoid nsvm_planted(void *p)\n{\n\tif '
+         '(p)\n\t\tkfree(p);\n}', 'a NULL check that kfree() does', 'NULL check before')
 without('cfg-builtin', '#ifndef MODULE', 'code that is no module')
 without('cfg-amd-only', '#ifndef CONFIG_KVM_XEN', 'KVM_XEN=n')
-svm_code(
-    'cfg-no-kvm-hyperv', svm, 'int nsvm_planted(struct kvm_vcpu *vcpu);\n'
-    'int nsvm_planted(struct kvm_vcpu *vcpu) { return !!vcpu->arch.hyperv; }', 'KVM_HYPERV=n',
-    'hyperv')
+svm_code('cfg-no-kvm-hyperv', svm, 'int nsvm_planted(struct kvm_vcpu *vcpu);\n'
+         'int nsvm_planted(struct kvm_vcpu *vcpu) { return !!vcpu->arch.hyperv; }', 'KVM_HYPERV=n',
+         'hyperv')
 without('cfg-no-hyperv', '#if !IS_ENABLED(CONFIG_HYPERV)', 'HYPERV=n')
 without('cfg-no-smm', '#ifndef CONFIG_KVM_SMM', 'KVM_SMM=n')
 svm_code('cfg-32bit', svm, 'static_assert(sizeof(long) == 8);', 'a long of 64 bits',
@@ -221,18 +218,15 @@ if wanted('kept'):
     names = 'checkpatch', 'subject', 'uapi-layout'
     check(*names)
     shared = 'tools/nsvm/review/check'
-    for file, new, again in (('README', '', set()), (f'{shared}s/lib.sh', '# x\n', set(names)),
-                             (f'{shared}.py', '# x\n', set(names)), (f'{shared}s/subject.py',
-                                                                     '# x\n', {'subject'}),
+    for file, new, again in (('README', '', set()), (f'{shared}s/lib.sh', '# x\n', set(names)), (
+            f'{shared}.py', '# x\n', set(names)), (f'{shared}s/subject.py', '# x\n', {'subject'}),
                              ('tools/nsvm/lib/base.py', '# x\n', {'subject', 'uapi-layout'}),
                              (f'patches/{base.name}/uapi', '# x\n', {'uapi-layout'})):
         if new:
             put(top / file, read(top / file) + new)
         check(*names)
-        done = {
-            re.sub('^check-(.*?)(-[0-9]+)?$', r'\1', f.stem)
-            for f in (b / 'logs').glob('check-*.log')
-        }
+        done = {re.sub('^check-(.*?)(-[0-9]+)?$', r'\1', f.stem)
+                for f in (b / 'logs').glob('check-*.log')}
         tap(done == again, f'kept results: {file if new else "nothing"} has changed',
             f'done again: {sorted(done)}')
 print(f'1..{count}')

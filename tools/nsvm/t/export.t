@@ -17,11 +17,9 @@ def exported(name: str, subjects: str, text: str) -> None:
     """The patches are these, and the test is that text in the overlay and in the tree"""
     r = nsvm('export')
     names = [p.name for p in sorted(patches.glob('000[1-9]-*.patch')) if p.stat().st_size]
-    is_([
-        r.returncode, ' '.join(n[5:-6] for n in names), (patches / 'series').read_text().split(),
-        ours.read_text(),
-        git(tree, 'show', f'HEAD:{test}')
-    ], [0, subjects, names, text, text], name, r.stderr)
+    is_([r.returncode, ' '.join(n[5:-6] for n in names), (patches / 'series').read_text().split(),
+         ours.read_text(), git(tree, 'show', f'HEAD:{test}')], [0, subjects, names, text, text],
+        name, r.stderr)
 
 
 def refused(name: str, why: str) -> None:

@@ -31,9 +31,9 @@ def packages(version: str, cc: str = 'gcc-9', headers: str = '') -> None:
     release = f'{version}-cloud-amd64'
     d = f'usr/src/linux-headers-{headers or release}'
     makefile = b'modules:\n\tcp /bin/true $(M)/kvm-amd.ko\n'
-    deb(f'linux-headers-{release}', version, {
-        f'{d}/Makefile': makefile, f'{d}/.kernelvariables': cc.encode(), f'{d}/Module.symvers': b''
-    }, 'amd64')
+    deb(f'linux-headers-{release}', version,
+        {f'{d}/Makefile': makefile, f'{d}/.kernelvariables': cc.encode(),
+         f'{d}/Module.symvers': b''}, 'amd64')
     deb(f'linux-image-{release}-unsigned', version,
         {f'boot/vmlinuz-{release}': b'x', f'lib/modules/{release}/kvm/kvm-amd.ko': b'x'}, 'amd64')
 
@@ -108,11 +108,10 @@ shutil.rmtree(b)
 for f in (*downloads.glob('linux-source*'), archive / newer):
     f.unlink()
 source('9.9.10', 'twenty')
-case(
-    0, 'none that the series applies to: make test of another base skips it',
-    'SKIP +source, kernels and tests: '
-    r'linux-source-9.9 9\.9\.10-1: 0002-patch-2.patch does not apply: .*for toy; LINUX=', 'test',
-    'short', 'VIEW=n')
+case(0, 'none that the series applies to: make test of another base skips it',
+     'SKIP +source, kernels and tests: '
+     r'linux-source-9.9 9\.9\.10-1: 0002-patch-2.patch does not apply: .*for toy; LINUX=', 'test',
+     'short', 'VIEW=n')
 
 # ---- the compiler ----
 
@@ -122,9 +121,8 @@ real = Base()
 os.environ.update(PATH=toyapt.PATH, CC='false', KCFLAGS='-Dint=x', MAKEFLAGS='n', LLVM='1',
                   ARCH='arm64', O='/none')
 if not real.commit() or not kernels.is_packaged(real):
-    print(
-        f"ok {toy.count + 1} compile error # SKIP no kernel of the distribution (make kernel)\n1..{toy.count + 1}"
-    )
+    print(f"ok {toy.count + 1} compile error # SKIP no kernel of the distribution (make "
+          f"kernel)\n1..{toy.count + 1}")
     sys.exit(0)
 tmp = Path(tempfile.mkdtemp(prefix='compile-', suffix='.tmp', dir=real.b))
 atexit.register(shutil.rmtree, tmp)

@@ -68,18 +68,14 @@ def fails(name: str, pattern: str, text: str) -> None:
 
 
 settings.set(ACCEL='tcg')
-for name, says, setting, value in (('QEMU is missing', 'no QEMU: /none is not installed .*', 'QEMU',
-                                    '/none'), ('QEMU is too old', r'QEMU 6\.2\.0 is too old: .*',
-                                               'QEMU', f'{tmp}/qemu-old'),
-                                   ('QEMU is something else',
-                                    '/bin/true --version names no version: .*', 'QEMU',
-                                    '/bin/true'), ('QEMU is killed',
-                                                   r'.*QEMU was killed by signal 9 \(console: .*',
-                                                   'QEMU', f'{tmp}/qemu-killed'),
-                                   ('QEMU refuses', r'.*QEMU failed: .*none.* \(exit status 1\)',
-                                    'CPU', 'none'), ('ACCEL=kvm without nested kvm_amd',
-                                                     'ACCEL=kvm: this host has no .*', 'ACCEL',
-                                                     'kvm')):
+for name, says, setting, value in (
+        ('QEMU is missing', 'no QEMU: /none is not installed .*', 'QEMU', '/none'),
+        ('QEMU is too old', r'QEMU 6\.2\.0 is too old: .*', 'QEMU', f'{tmp}/qemu-old'),
+        ('QEMU is something else', '/bin/true --version names no version: .*', 'QEMU', '/bin/true'),
+        ('QEMU is killed', r'.*QEMU was killed by signal 9 \(console: .*', 'QEMU',
+         f'{tmp}/qemu-killed'),
+        ('QEMU refuses', r'.*QEMU failed: .*none.* \(exit status 1\)', 'CPU', 'none'),
+        ('ACCEL=kvm without nested kvm_amd', 'ACCEL=kvm: this host has no .*', 'ACCEL', 'kvm')):
     with mock.patch.dict(settings.given,
                          {setting: value}), mock.patch('machine.boot.read', return_value='N'):
         fails(name, says, said('qemu', kernel, 'good'))
@@ -101,25 +97,24 @@ for name, (says, _, _) in BOOTS.items():
           results[name])
 
 # Of Bochs, whose panic at the end is none
-BOCHS = {
-    'Bochs panics': ('>>PANIC<< clock', 'exit 1',
-                     r'bochs: Bochs ended: \[CPU0  \] >>PANIC<< clock \(log: .*\.bochs\)'),
-    'Bochs ends otherwise': ('', 'exit 3', r'bochs: Bochs ended with status 3 \(log: .*\.bochs\)'),
-    'Bochs hangs': ('', 'exec sleep 1000',
-                    r'bochs: no end after 6 s, stopped; last: .* \(console: .*\.console\)'),
-    'nothing ran on Bochs': ('>>PANIC<< 3rd exception with no resolution', 'exit 1',
-                             r'bochs: the kernel did not reach init; .*'),
-}
+BOCHS = {'Bochs panics': ('>>PANIC<< clock', 'exit 1',
+                          r'bochs: Bochs ended: \[CPU0  \] >>PANIC<< clock \(log: .*\.bochs\)'),
+         'Bochs ends otherwise': ('', 'exit 3',
+                                  r'bochs: Bochs ended with status 3 \(log: .*\.bochs\)'),
+         'Bochs hangs': ('', 'exec sleep 1000',
+                         r'bochs: no end after 6 s, stopped; last: .* \(console: .*\.console\)'),
+         'nothing ran on Bochs': ('>>PANIC<< 3rd exception with no resolution', 'exit 1',
+                                  r'bochs: the kernel did not reach init; .*')}
 for f in ('ISOLINUX/isolinux.bin', 'syslinux/modules/bios/ldlinux.c32'):
     (tmp / 'usr/lib' / f).parent.mkdir(parents=True)
     (tmp / 'usr/lib' / f).touch()
 (base.b / 'selftests').mkdir(exist_ok=True)
 for name, (panic, end, says) in BOCHS.items():
-    script(
-        tmp / 'bochs', f'[ "$1" = bochs ] || exit 0; for rc; do :; done\n'
-        f'echo "1p[CPU0  ] {panic}" | grep PANIC >"$(sed -n "s/^log: //p" "$rc")"; {end}')
-    with mock.patch('machine.bochs.ensure', return_value=tmp), mock.patch('source.debian.inside', return_value=[tmp / 'bochs']), \
-            mock.patch.dict(settings.given, {'TIMEOUT': '2'}):
+    script(tmp / 'bochs', f'[ "$1" = bochs ] || exit 0; for rc; do :; done\n'
+           f'echo "1p[CPU0  ] {panic}" | grep PANIC >"$(sed -n "s/^log: //p" "$rc")"; {end}')
+    with mock.patch('machine.bochs.ensure', return_value=tmp), mock.patch(
+            'source.debian.inside',
+            return_value=[tmp / 'bochs']), mock.patch.dict(settings.given, {'TIMEOUT': '2'}):
         try:
             text = f'no failure: {bochs.run(kernel, "bochs", [], base=base)}'
         except Fatal as e:

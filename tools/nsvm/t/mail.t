@@ -36,10 +36,8 @@ if not shutil.which('b4') or run('git', 'send-email', '--dump-aliases').returnco
     sys.exit(0)
 
 toy.make((code, '0\n'), ('scripts/get_maintainer.pl', ''))
-script(
-    tree / 'scripts/get_maintainer.pl',
-    'case "$*" in *--nol*--mpath*) echo "Own <own@example.org>";; '
-    '*--nol*) echo "M <m@example.org>";; *) echo list@example.org;; esac')
+script(tree / 'scripts/get_maintainer.pl', 'case "$*" in *--nol*--mpath*) echo "Own '
+       '<own@example.org>";; *--nol*) echo "M <m@example.org>";; *) echo list@example.org;; esac')
 script(top / 'sendmail', f'cat >"$(printf "{sent}/%03d" "$(ls {sent} | wc -l)")"')
 edit(top / '.gitconfig', f'[sendemail]\nsendmailcmd = {top}/sendmail\n')
 commit('x: One', (code, '1\n'))
@@ -123,14 +121,11 @@ found = mails()
 first = found[0]['Message-ID']
 for n, subject in enumerate(('Toy', 'x: One', 'x: Two')):
     thread = first if n else 'None'
-    got = [
-        ' '.join(str(found[n][h]).split())
-        for h in ('Subject', 'From', 'In-Reply-To', 'References', 'To', 'Cc')
-    ]
-    is_([*got[:5], got[5].split(',')[0]], [
-        f'[PATCH v3 {n}/2] {subject}', me, thread, thread,
-        'M <m@example.org>, Own <own@example.org>', 'list@example.org'
-    ], f'send: headers of mail {n}')
+    got = [' '.join(str(found[n][h]).split())
+           for h in ('Subject', 'From', 'In-Reply-To', 'References', 'To', 'Cc')]
+    is_([*got[:5], got[5].split(',')[0]], [f'[PATCH v3 {n}/2] {subject}', me, thread, thread,
+                                           'M <m@example.org>, Own <own@example.org>',
+                                           'list@example.org'], f'send: headers of mail {n}')
 is_(found[2].get_payload(decode=True).decode().split(' <')[0], f'From: {AUTHOR}',
     'send: names the author')
 is_('\nTested: 7 passed.\n' in found[0].get_payload(), True, 'send: says what was tested')
@@ -156,14 +151,17 @@ refused('a port to a stable kernel', 'this waits for mainline', *go)
 edit(patches / 'BASE', 'send-first: security@kernel.org\n')
 refused('a report that says nothing', 'has no paragraph "Patch 1: ..."', *go)
 edit(patches / 'BASE', 'send-first: security@kernel.org\n')
-letter.write_text(letter.read_text().replace('Text.\n', 'Text.\n\nPatch 1: One is bad\nsince 6.1.\n\nPatch 2: So is two.\n\n'))
+letter.write_text(letter.read_text().replace('Text.\n', 'Text.\n\nPatch 1: One is bad\nsince '
+                                             '6.1.\n\nPatch 2: So is two.\n\n'))
 git(top, 'commit', '-q', '-a', '-m', 'a report')
 tested.write_text(f'content {Base().content_id()}\ndate today\nsummary Tested: 7 passed.\n')
 r = nsvm(*go)
 found = [email.message_from_bytes(f.read_bytes()) for f in sorted(sent.iterdir())]
 is_([(m['Subject'], m['Cc'], m['References'], 'list@' in str(m)) for m in found],
-    [(f'[PATCH v3] x: {s}', 'security@kernel.org', None, False) for s in ('One', 'Two')], 'send: reports go to no list', r.stderr)
-is_('\n---\nOne is bad\nsince 6.1.\n\n' in found[0].get_payload(), True, 'send: a report says what it is about')
+    [(f'[PATCH v3] x: {s}', 'security@kernel.org', None, False) for s in ('One', 'Two')],
+    'send: reports go to no list', r.stderr)
+is_('\n---\nOne is bad\nsince 6.1.\n\n' in found[0].get_payload(), True,
+    'send: a report says what it is about')
 script(top / 'sendmail', 'echo no route to anywhere >&2; exit 1')
 refused('no way out', 'git send-email fails', *go)
 print(f'1..{toy.count}')

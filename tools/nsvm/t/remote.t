@@ -58,8 +58,8 @@ lab, results = toy.lab, base.results
 kernel, series = {'stock': Kernel(base.b / 'kernel-base',
                                   'base')}, Kernel(base.b / 'kernel', 'series')
 dropbear = shutil.which('dropbear', path='/usr/sbin:/usr/bin')
-if not dropbear or not all(
-        k.id and (k.dir / 'vmlinux').exists() for k in (kernel['stock'], series)):
+if not dropbear or not all(k.id and (k.dir / 'vmlinux').exists()
+                           for k in (kernel['stock'], series)):
     print(
         '1..0 # SKIP no dropbear (Debian: dropbear-bin), or no packaged kernel of base and series')
     sys.exit(0)
@@ -110,18 +110,15 @@ def wait_for(host: str) -> None:
 
 
 def argv(host: str, *args: str, ssh: str = 'ssh') -> list:
-    return [
-        lab / 'nsvm', 'remote', f'HOST={host}', f'SSH={ssh} -F {tmp}/config', *settings.arguments(),
-        f'LOCKED={base.b}', *args
-    ]
+    return [lab / 'nsvm', 'remote', f'HOST={host}', f'SSH={ssh} -F {tmp}/config',
+            *settings.arguments(), f'LOCKED={base.b}', *args]
 
 
 def said(host: str, *args: str) -> tuple[int, str]:
     r = subprocess.run(argv(host, *args), text=True, capture_output=True, stdin=subprocess.DEVNULL)
     with open(results / 'remote-test.txt', 'a') as f:
-        f.write(
-            f'make remote HOST={host} {" ".join(args)}: status {r.returncode}\n{r.stdout}{r.stderr}\n'
-        )
+        f.write(f'make remote HOST={host} {" ".join(args)}: status '
+                f'{r.returncode}\n{r.stdout}{r.stderr}\n')
     return r.returncode, r.stdout + r.stderr
 
 
@@ -171,8 +168,7 @@ files = make_files()
 kernel['none'] = without_svm()
 ports = {name: free_port() for name in (*kernel, 'nowhere')}
 ports['user'] = ports['stock']
-put(
-    tmp / 'config',
+put(tmp / 'config',
     ''.join(f'Host {name}\nPort {port}\nUser {"user" if name == "user" else "root"}\n'
             for name, port in ports.items()) +
     f'Host *\nHostName 127.0.0.1\nIdentityFile {tmp}/key\nUserKnownHostsFile {tmp}/known\n')
@@ -184,8 +180,7 @@ try:
     refuses('a host that is not reachable', 'Connection refused', 'nowhere')
     wait_for('stock')
     own = there('stock', STATE)
-    is_(
-        re.match('[A-Z]*\n', own) is not None and 'O' not in own.split('\n')[0], True,
+    is_(re.match('[A-Z]*\n', own) is not None and 'O' not in own.split('\n')[0], True,
         'a machine with dropbear', own)
     refuses('a user who is not root', 'user is not root there, and cannot use sudo', 'user')
 

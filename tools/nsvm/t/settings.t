@@ -16,9 +16,8 @@ from lib.settings import Settings, place
 SEEN = 'BASE LINUX CC CPU VIEW SMP TESTS ACCEL QEMU TIMEOUT BUILD PATCHES OVERLAY V LOCKED'.split()
 OF_TARGETS = 'CASE CHECK ALL VMM HOST KVM NAME PART SEED SEQ STEPS TIME TREES DEPTH RANDOM KERNELS SIGNOFF PREFIX REALLY FORCE'.split(
 )
-OF_TOOLS = (
-    'CC LD LLVM ARCH CROSS_COMPILE O W M V CFLAGS KCFLAGS LDFLAGS MAKEFLAGS LOCALVERSION KBUILD_OUTPUT '
-    'GIT_DIR GIT_INDEX_FILE GIT_CONFIG_COUNT PYTHONPATH').split()
+OF_TOOLS = ('CC LD LLVM ARCH CROSS_COMPILE O W M V CFLAGS KCFLAGS LDFLAGS MAKEFLAGS LOCALVERSION '
+            'KBUILD_OUTPUT GIT_DIR GIT_INDEX_FILE GIT_CONFIG_COUNT PYTHONPATH').split()
 
 # ---- the environment has no say ----
 
@@ -88,14 +87,10 @@ case(1, 'missing programs are named with their package',
 
 # ---- adding a base touches nothing else ----
 
-programs = [
-    f for f in lab.rglob('*')
-    if f.is_file() and f.suffix != '.rst' and f.relative_to(lab).parts[0] != 't'
-]
+programs = [f for f in lab.rglob('*') if f.is_file() and f.suffix != '.rst'
+            and f.relative_to(lab).parts[0] != 't']
 programs += [place.top / 'Makefile', place.top / '.ci/run']
-named = [
-    f.name for f in programs for name in [*base.names(), *base.names(vmm=True)]
-    if name in f.read_text(errors='replace')
-]
+named = [f.name for f in programs for name in [*base.names(), *base.names(vmm=True)]
+         if name in f.read_text(errors='replace')]
 is_((len(base.names()) > 1, len(programs) > 50, named), (True, True, []), 'no program names a base')
 print(f'1..{toy.count}')

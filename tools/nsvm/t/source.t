@@ -173,8 +173,7 @@ case(0, 'and make test of another base skips it',
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for name, status in (('INT', 130), ('TERM', 143)):
     case(status, f'SIG{name}', '', apt=name)
-    is_(
-        Path(f'/proc/{(archive / "pid").read_text().strip()}').exists(), False,
+    is_(Path(f'/proc/{(archive / "pid").read_text().strip()}').exists(), False,
         'ends what was started')
 case(0, 'the next run goes on', released)
 is_((tree / nested).exists(), True, 'its top directory is left out')
@@ -190,17 +189,15 @@ base()
 shutil.rmtree(build)
 build.mkdir()
 # In a namespace of its own: nothing of this machine is mounted over
-holder = subprocess.Popen([
-    'unshare', '-rm', 'sh', '-c',
-    f'mount -t tmpfs -o size=1300k tmpfs {build} && echo && exec sleep 600'
-], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+holder = subprocess.Popen(['unshare', '-rm', 'sh', '-c',
+                           f'mount -t tmpfs -o size=1300k tmpfs {build} && echo && exec sleep 600'],
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 if not holder.stdout.readline():
     toy.count += 1
     print(f'ok {toy.count} the disk is full # SKIP no namespaces for users here')
 else:
-    toy.prefix[:] = [
-        'nsenter', f'--target={holder.pid}', '--user', '--mount', '--preserve-credentials'
-    ]
+    toy.prefix[:] = ['nsenter', f'--target={holder.pid}', '--user', '--mount',
+                     '--preserve-credentials']
     case(1, 'the disk is full', 'No space left')
     is_(run(*toy.prefix, 'test', '-e', tree).returncode, 1, 'there is no half tree')
     run(*toy.prefix, 'mount', '-o', 'remount,size=64m', build)
@@ -268,14 +265,10 @@ is_(root, git(tree, 'rev-parse', 'base'), 'the same commit, wherever it is')
 (later_patches / letter.name).write_text(
     'From: x <x@x>\nSubject: [PATCH 0/9] x\n\nx (0):\nbase-tree: x\nchange-id: 2026-x-1\n')
 is_(nsvm('mbox', 'BASE=later').returncode, 0, 'mbox of it')
-ids = [
-    jobs.output(['git', 'patch-id', '--stable'], input=(patches / p).read_text()).split()[0]
-    for p in names.split()
-]
-is_(
-    re.findall('^(?:base-commit|prerequisite-patch-id): (.*)',
-               (build / 'later/series.mbox').read_text(), re.M), [root, *ids],
-    'names what it needs')
+ids = [jobs.output(['git', 'patch-id', '--stable'], input=(patches / p).read_text()).split()[0]
+       for p in names.split()]
+is_(re.findall('^(?:base-commit|prerequisite-patch-id): (.*)', (
+    build / 'later/series.mbox').read_text(), re.M), [root, *ids], 'names what it needs')
 settings.from_arguments(PLACES)
 with redirect_stdout(StringIO()):
     whole = source_tree.set_whole(Base('later'), 'series')

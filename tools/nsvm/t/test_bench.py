@@ -43,9 +43,8 @@ class Table(unittest.TestCase):
     def test_columns_are_differences(self) -> None:
         a, b, c, d = (subject(label, {'r': r, 's': s}) for label, r, s in
                       (('base', 100, 7), ('1', 103, 7), ('2', 102, 7), ('series', 101, 5)))
-        self.assertEqual(self.rows(a, b, c, d),
-                         [['instructions', 'base', '1', '2', 'series'],
-                          ['r', '100', '+3', '-1', '+1'], ['s', '7', '.', '.', '-2']])
+        self.assertEqual(self.rows(a, b, c, d), [['instructions', 'base', '1', '2', 'series'], [
+            'r', '100', '+3', '-1', '+1'], ['s', '7', '.', '.', '-2']])
         self.assertEqual(self.rows(a, d)[1], ['r', '100', '+1'])
         self.assertEqual(self.rows(a)[1], ['r', '100'])
 

@@ -10,10 +10,8 @@ from kernel import dkms
 
 VALUES = dkms.values('6.12.117+deb12-cloud-amd64', '6.12.117-1~deb12u1+v5', ['kvm', 'kvm-amd'])
 OURS = ['6.12.117+deb12-cloud-amd64', '6.12.117+deb12-amd64']
-OTHERS = [
-    '6.12.117+deb12-rt-amd64', '6.12.117+deb13-amd64', '6.12.1170+deb12-amd64',
-    '6.12.117+deb12-amd64x', '6x12.117+deb12-amd64'
-]
+OTHERS = ['6.12.117+deb12-rt-amd64', '6.12.117+deb13-amd64', '6.12.1170+deb12-amd64',
+          '6.12.117+deb12-amd64x', '6x12.117+deb12-amd64']
 # As autoinstall does it: what read_conf has hides the kernel that is asked for
 READ_CONF = ('safe_source() { . /dev/stdin; }; read_conf() { local kernelver=$2; safe_source; }; '
              'kernelver=$1; read_conf "$@"; ')
@@ -28,14 +26,11 @@ class Test(unittest.TestCase):
     def test_conf(self) -> None:
         for asked in OURS + OTHERS:
             for built in '', OURS[0], OTHERS[0]:
-                said = bash(
-                    READ_CONF +
-                    '[[ $1 =~ $BUILD_EXCLUSIVE_KERNEL ]] && echo match; echo $AUTOINSTALL', 'dkms',
-                    asked, built)
+                said = bash(READ_CONF + '[[ $1 =~ $BUILD_EXCLUSIVE_KERNEL ]] && echo match; echo '
+                            '$AUTOINSTALL', 'dkms', asked, built)
                 self.assertEqual(said, 'match\nyes\n' if asked in OURS else '\n', asked)
-        said = bash(
-            READ_CONF + 'echo ${BUILT_MODULE_NAME[*]} ${DEST_MODULE_LOCATION[*]} $PACKAGE_VERSION',
-            'dkms')
+        said = bash(READ_CONF + 'echo ${BUILT_MODULE_NAME[*]} ${DEST_MODULE_LOCATION[*]} '
+                    '$PACKAGE_VERSION', 'dkms')
         self.assertEqual(said, 'kvm kvm-amd /updates /updates 6.12.117-1~deb12u1+v5\n')
 
     def test_postinst(self) -> None:

@@ -19,9 +19,8 @@ CASES = {('a_test', 'x'): '2-5', ('a_test', 'y'): '0-5', ('b_test', 'x'): '0-5',
 class WithoutNpt(unittest.TestCase):
     def judge(self, n: int, *verdicts: str) -> tuple[bool, str]:
         names = [key for key in CASES if key[0] != 'view'] + [('neighbour', 'x')]
-        return expected.without_npt(None,
-                                    [Case(*name, v, 'why', 0) for name, v in zip(names, verdicts)],
-                                    n)
+        return expected.without_npt(None, [Case(*name, v, 'why', 0)
+                                           for name, v in zip(names, verdicts)], n)
 
     def test_passes_and_skips(self, _) -> None:
         self.assertEqual(self.judge(5, 'ok', 'skip', 'ok'), (True, '2 ran and passed, 1 skipped'))
@@ -42,11 +41,9 @@ class WithoutNpt(unittest.TestCase):
 class Same(unittest.TestCase):
     @staticmethod
     def judge(was: str, now: str, may_pass: set[tuple[str, str]] = set()) -> tuple[bool, str]:
-        return expected.same_verdicts(
-            *([
-                Case('a_test', name, verdict, '', 0)
-                for name, verdict in zip('xy', verdicts.split(','))
-            ] for verdicts in (was, now)), may_pass)
+        return expected.same_verdicts(*([Case('a_test', name, verdict, '', 0)
+                                         for name, verdict in zip('xy', verdicts.split(','))]
+                                        for verdicts in (was, now)), may_pass)
 
     def test_same(self) -> None:
         self.assertEqual(self.judge('ok,not ok', 'ok,not ok'),
@@ -64,11 +61,8 @@ class Same(unittest.TestCase):
 
     @mock.patch.object(expected, 'load', return_value=CASES | {('a_test', 'z'): '1-5'})
     def test_which_patches_are_fixes(self, _) -> None:
-        base = mock.Mock(
-            **{
-                'keys.return_value': ['0001-fix.patch name file'],
-                'series.return_value': ['0001-fix.patch', '0002-x.patch']
-            })
+        base = mock.Mock(**{'keys.return_value': ['0001-fix.patch name file'],
+                            'series.return_value': ['0001-fix.patch', '0002-x.patch']})
         self.assertEqual(expected.repaired(base), {('a_test', 'z'), ('view', 'y')})
         base.keys.return_value = []
         self.assertEqual(expected.repaired(base), set())

@@ -31,8 +31,10 @@ class Fresh(unittest.TestCase):
             put(log, text)
             return status
 
-        with mock.patch('os.getuid', return_value=0), mock.patch.object(fresh, 'install', **install), \
-                mock.patch.object(fresh, 'copy_repository'), mock.patch.object(fresh, 'run_in', run_in), redirect_stdout(StringIO()):
+        with mock.patch('os.getuid', return_value=0), mock.patch.object(
+                fresh, 'install',
+                **install), mock.patch.object(fresh, 'copy_repository'), mock.patch.object(
+                        fresh, 'run_in', run_in), redirect_stdout(StringIO()):
             rc = fresh.main([])
         return rc, ktap.read(next(self.top.glob('*/results/fresh.ktap')))
 

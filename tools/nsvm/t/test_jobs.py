@@ -41,9 +41,8 @@ class Groups(unittest.TestCase):
         states: list[str] = []
 
         def killpg(pid: int, _: int) -> None:
-            states.append(
-                Path(f'/proc/{pid}/stat').read_text().split(') ')[1][0] if Path(f'/proc/{pid}').
-                exists() else 'gone')
+            states.append(Path(f'/proc/{pid}/stat').read_text().split(') ')[1][0]
+                          if Path(f'/proc/{pid}').exists() else 'gone')
         for argv, timeout, status in ((['true'], None, 0), (['false'], 5, 1)):
             with mock.patch.object(jobs.os, 'killpg', killpg):
                 self.assertEqual(jobs.finish(jobs.start(argv), timeout), status)

@@ -65,11 +65,8 @@ class Corners(unittest.TestCase):
 
     def test_a_hash_in_a_name(self) -> None:
         self.assertEqual(ktap.parse('1..1\nok 1 a \\# SKIP b\n'), [ktap.Item('ok', 'a # SKIP b')])
-        text = ktap.write([
-            ktap.Item('ok', 'a # b'),
-            ktap.Item('skip', 'c', 'why'),
-            ktap.Item('not ok', 'd', 'x')
-        ])
+        text = ktap.write([ktap.Item('ok', 'a # b'), ktap.Item('skip', 'c', 'why'),
+                           ktap.Item('not ok', 'd', 'x')])
         self.assertEqual([(i.verdict, i.name, i.detail) for i in ktap.parse(text)],
                          [('ok', 'a # b', ''), ('skip', 'c', 'why'), ('not ok', 'd', 'x')])
 

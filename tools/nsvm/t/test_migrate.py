@@ -8,10 +8,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.say import Fatal
 from proof import migrate
 
-RULE = migrate.parse_rules([
-    'l2 base,on series L2 L2 g_pat g_pat', 'l2 base,on base,on L2 L2 g_pat L2', 'l2 off on L2',
-    'l1 base base L2 L2 g_pat L2', 'l1 base,on base L1 L2 g_pat L2'
-])
+RULE = migrate.parse_rules(['l2 base,on series L2 L2 g_pat g_pat',
+                            'l2 base,on base,on L2 L2 g_pat L2', 'l2 off on L2',
+                            'l1 base base L2 L2 g_pat L2', 'l1 base,on base L1 L2 g_pat L2'])
 LOG = '''\
 #  RUN           l2.base.series.msrs-first ...
 # saw l2=L2 hpat=L2 g_pat=g_pat next=g_pat
@@ -41,33 +40,28 @@ class Test(unittest.TestCase):
         rule = migrate.parse_rules(migrate.lines(migrate.RULES))
         jobs = list(migrate.restore_jobs(rule, ['base', 'series'], 'off'))
         self.assertEqual(len(jobs), 2 * (5 + 7) + 2 * 2)
-        self.assertIn(
-            'l2-qemu.series.off.msrs-last /tests/series l2-back.series msrs-last known unquirked 0 L1 0 0',
-            jobs)
+        self.assertIn('l2-qemu.series.off.msrs-last /tests/series l2-back.series msrs-last known '
+                      'unquirked 0 L1 0 0', jobs)
 
     def test_with_the_quirk(self) -> None:
         every = tuple(migrate.PATS)
         self.assertEqual(len(list(migrate.expected(every))), 6 * (5 + 8 + 5 + 8 + 6 + 9))
-        jobs = list(
-            migrate.restore_jobs(migrate.parse_rules(migrate.lines(migrate.RULES)), every, 'asked'))
-        self.assertIn(
-            'l2-gpat.off.asked.msrs-last /tests/off l2.off msrs-last gpat unquirked L2 L1 L2 L2',
-            jobs)
+        jobs = list(migrate.restore_jobs(migrate.parse_rules(migrate.lines(migrate.RULES)), every,
+                                         'asked'))
+        self.assertIn('l2-gpat.off.asked.msrs-last /tests/off l2.off msrs-last gpat unquirked L2 '
+                      'L1 L2 L2', jobs)
         self.assertNotIn('l2-gpat', migrate.states('off', migrate.ALWAYS_ON))
         again = list(migrate.again_jobs(every))
-        self.assertIn(
-            'l2-again.asked.msrs-first /tmp/keep/again again /tests/asked l2.asked msrs-first known',
-            again)
+        self.assertIn('l2-again.asked.msrs-first /tmp/keep/again again /tests/asked l2.asked '
+                      'msrs-first known', again)
 
     def test_matrix(self) -> None:
         text = migrate.matrix(migrate.seen(LOG)).split('\n')
-        self.assertEqual([
-            line for line in text if line.startswith('  ') and 'restored' not in line
-        ][1:], [
-            '  base                         hPAT,vmcb12/L1!',
-            '  off                                                    ?!',
-            '  on              refused'
-        ])
+        self.assertEqual([line for line in text if line.startswith('  ')
+                          and 'restored' not in line][1:],
+                         ['  base                         hPAT,vmcb12/L1!',
+                          '  off                                                    ?!',
+                          '  on              refused'])
 
     def test_design_page(self) -> None:
         self.assertEqual(migrate.missing_in_docs(), '')

@@ -34,10 +34,8 @@ class Test(unittest.TestCase):
     def test_split(self) -> None:
         macros, rest = module.split_header(HEADER)
         self.assertEqual(set(macros), {'MAX_VCPUS', 'MAX_IDS', 'VALID_QUIRKS', 'ALL_QUIRKS'})
-        self.assertEqual(
-            rest,
-            '#ifndef _ASM_X86_KVM_HOST_H struct kvm_arch { u64 disabled_quirks; u32 ids[MAX_IDS]; }; #endif'
-        )
+        self.assertEqual(rest, '#ifndef _ASM_X86_KVM_HOST_H struct kvm_arch { u64 disabled_quirks; '
+                         'u32 ids[MAX_IDS]; }; #endif')
 
     def test_macros(self) -> None:
         self.assertEqual(changed('QUIRK_B)', 'QUIRK_B | \\\n\t QUIRK_D)'),

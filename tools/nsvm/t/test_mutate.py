@@ -77,9 +77,8 @@ class Test(unittest.TestCase):
     def test_likely_killer_first(self) -> None:
         every, tests = found(set(range(1, 11))), ['a', 'b', 'c']
         last, near, far = every[-1], every[-2], every[0]
-        for known, want in (({}, 'abc'), ({far.name: 'b'}, 'bac'), ({far.name: 'b',
-                                                                     near.name: 'c'}, 'cab'),
-                            ({near.name: 'c',
-                              last.name: 'b'}, 'bac'), ({last.name: 'gone', far.name: 'c'}, 'cab')):
+        for known, want in (({}, 'abc'), ({far.name: 'b'}, 'bac'), (
+                {far.name: 'b', near.name: 'c'}, 'cab'), ({near.name: 'c', last.name: 'b'}, 'bac'),
+                            ({last.name: 'gone', far.name: 'c'}, 'cab')):
             results = {name: Result('killed', by=by) for name, by in known.items()}
             self.assertEqual(''.join(mutants.in_order(last, tests, every, results)), want)

@@ -20,10 +20,8 @@ def log(test: str, case: str) -> str:
 
 class TwoMachines(unittest.TestCase):
     def test_each_takes_about_as_long(self) -> None:
-        past = [
-            Case(name, '', 'ok', '', ms)
-            for name, ms in (('long', 90), ('short', 40), ('other', 40))
-        ]
+        past = [Case(name, '', 'ok', '', ms)
+                for name, ms in (('long', 90), ('short', 40), ('other', 40))]
         self.assertEqual(run.halves(past, ['short', 'long', 'other']),
                          [['long'], ['short', 'other']])
 
@@ -33,8 +31,8 @@ class TwoMachines(unittest.TestCase):
         self.assertEqual(run.halves([], ['a']), [['a']])
 
     def test_together_again(self) -> None:
-        found = ktap.cases(
-            run.merge([log('t', 'a') + log('v', 'd'), log('u', 'c')], ['u', 't', 'v']))
+        found = ktap.cases(run.merge([log('t', 'a') + log('v', 'd'), log('u', 'c')],
+                                     ['u', 't', 'v']))
         self.assertEqual([(c.test, c.case, c.verdict, c.ms) for c in found], [('u', 'c', 'ok', 10),
                                                                               ('u', '', 'ok', 10),
                                                                               ('t', 'a', 'ok', 10),
@@ -46,15 +44,11 @@ class TwoMachines(unittest.TestCase):
 class Kept(unittest.TestCase):
     def test_what_results_of_a_boot_depend_on(self) -> None:
         qemu = SimpleNamespace(binary='qemu', version='10', plugin='so')
-        with mock.patch.object(boot, 'digest', lambda *parts: parts
-                               ), mock.patch.object(boot.qemu, 'find', lambda: qemu):
+        with mock.patch.object(boot, 'digest', lambda *parts: parts), mock.patch.object(
+                boot.qemu, 'find', lambda: qemu):
             parts = boot.result_id(SimpleNamespace(id='kernel'), [Path(__file__)], 'more')
         files = {part.name for part in parts if isinstance(part, Path)}
-        self.assertLess(
-            {
-                'qemu.py', 'load', 'init', 'vmrun.c', 'boot.py', 'ktap.py', 'vmruns.py',
-                'test_run.py'
-            }, files)
+        self.assertLess({'qemu.py', 'load', 'init', 'vmrun.c', 'boot.py', 'ktap.py', 'vmruns.py',
+                         'test_run.py'}, files)
         self.assertLess({'kernel', 'qemu', '10', 'so', 'more'},
-                        {part
-                         for part in parts if isinstance(part, str)})
+                        {part for part in parts if isinstance(part, str)})

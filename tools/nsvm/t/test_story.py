@@ -41,10 +41,8 @@ class Test(unittest.TestCase):
 
     def test_wanted(self) -> None:
         vmrun = LINES[2]		# after a result, or the end of a test, it is of no case
-        log = LINES + [
-            vmrun, 'T #  RUN  npt_off.l2_reads ...', 'T ok 2 npt_off.l2_reads # SKIP', vmrun,
-            'T #  RUN  npt_on.dies ...', vmrun, 'T # nsvm: end', vmrun
-        ]
+        log = LINES + [vmrun, 'T #  RUN  npt_off.l2_reads ...', 'T ok 2 npt_off.l2_reads # SKIP',
+                       vmrun, 'T #  RUN  npt_on.dies ...', vmrun, 'T # nsvm: end', vmrun]
         for want in '', 'svm_nested_pat_test':
             self.assertEqual([(s.case, s.verdict, s.vmruns) for s in story.stories(log, want)],
                              [('npt_on.l2_writes', 'not ok', 9), ('npt_off.l2_reads', 'ok', 0),
@@ -64,11 +62,9 @@ class Test(unittest.TestCase):
         found = story.stories(LINES[:2] + LINES[4:5] + LINES[2:], 'l2_writes')[0]
         root = ET.fromstring(story.svg({'base': found, 'a < b': found}, NAMES))
         texts = [e.text for e in root.iter('{http://www.w3.org/2000/svg}text')]
-        self.assertLessEqual(
-            {
-                'base', 'a < b', 'case: not ok', 'VMRUN', 'reads L2_PAT', 'writes 00010406', '9',
-                'writes 02020202: #GP', 'access: to L1', '0006010500070406 L2_PAT'
-            }, set(texts))
+        self.assertLessEqual({'base', 'a < b', 'case: not ok', 'VMRUN', 'reads L2_PAT',
+                              'writes 00010406', '9', 'writes 02020202: #GP', 'access: to L1',
+                              '0006010500070406 L2_PAT'}, set(texts))
         self.assertFalse({'c000', '0303030303030303'} & set(texts))
         # each time that L1 begins to run, in each of the two
         self.assertEqual(texts.count('00070406'), 4)
@@ -76,10 +72,8 @@ class Test(unittest.TestCase):
         # runs
         for y, expected in (60, [(1, 2, None), (3, 6, '0.28'), (9, 1, None)]), (96, [(3, 3, None),
                                                                                      (6, 3, None)]):
-            boxes = [
-                e for e in root.iter('{http://www.w3.org/2000/svg}rect')
-                if e.get('y') == str(story.TOP + y)
-            ]
+            boxes = [e for e in root.iter('{http://www.w3.org/2000/svg}rect')
+                     if e.get('y') == str(story.TOP + y)]
             self.assertEqual([((int(e.get('x')) - story.LEFT) / story.WIDE,
                                int(e.get('width')) / story.WIDE, e.get('opacity'))
                               for e in boxes], expected)

@@ -63,7 +63,8 @@ class Suites(unittest.TestCase):
 
     def test_what_they_say(self) -> None:
         said = suites.sections(UNIT + LTP)
-        self.assertEqual([*map(suites.summary, said.values())], ['1 PASS, 1 FAIL', '1 PASS, 1 SKIP'])
+        self.assertEqual([*map(suites.summary, said.values())],
+                         ['1 PASS, 1 FAIL', '1 PASS, 1 SKIP'])
         cut_off = said['svm'].replace('SUMMARY', '')
         self.assertEqual(suites.summary(cut_off), '1 PASS, 1 FAIL, no end')
 
@@ -101,7 +102,8 @@ class Vcpus(unittest.TestCase):
 
     def test_series(self) -> None:
         self.assertEqual(self.judged(True, *LOG), ['ok', 'ok', 'ok'])
-        self.assertRegex(self.rows[1], r'vCPU 1  0007010600070106 Windows +2 +2  2 and 1 in all, moved 1 ')
+        self.assertRegex(self.rows[1],
+                         r'vCPU 1  0007010600070106 Windows +2 +2  2 and 1 in all, moved 1 ')
 
     def test_stock(self) -> None:
         stock = [line.replace(f'2 {A} 0', f'2 {LINUX} 0').replace(f'2 {B} 0', f'2 {LINUX} 0')

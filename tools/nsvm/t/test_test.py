@@ -14,9 +14,8 @@ from proof import test
 class Arguments(unittest.TestCase):
     def test_locked(self) -> None:
         """What a program above has locked stays locked for those below, whoever starts them"""
-        with mock.patch.dict(settings.given,
-                             LOCKED='/a:/b'), mock.patch.dict(base.locked, {Path('/c'): 3},
-                                                              clear=True):
+        with mock.patch.dict(settings.given, LOCKED='/a:/b'), mock.patch.dict(
+                base.locked, {Path('/c'): 3}, clear=True):
             self.assertIn('LOCKED=/a:/b:/c', test.arguments('run'))
         with mock.patch.dict(settings.given,
                              clear=True), mock.patch.dict(base.locked, {Path('/c'): 3}, clear=True):

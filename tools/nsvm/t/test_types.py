@@ -32,8 +32,9 @@ def debugger(*traces: list[str]) -> list[str]:
     """What Bochs' debugger prints of them"""
     out = ['Please choose one', OTHER]
     for n, lines in enumerate(traces, 1):
-        out += ['(0) Magic breakpoint', f'Next at t={n}00', 'Memory-Tracing enabled for CPU0', OTHER, *lines,
-                '(0) Magic breakpoint', f'Next at t={n}50', 'Memory-Tracing disabled for CPU0', VMCB]
+        out += ['(0) Magic breakpoint', f'Next at t={n}00', 'Memory-Tracing enabled for CPU0',
+                OTHER, *lines, '(0) Magic breakpoint', f'Next at t={n}50',
+                'Memory-Tracing disabled for CPU0', VMCB]
     return out
 
 
@@ -50,7 +51,8 @@ class Types(unittest.TestCase):
 
     def test_another_pat(self) -> None:
         l2 = self.parts(touched('0007040600070406'))[1]
-        self.assertEqual(types.wrong(l2), 'field 1 is WC, its page is WT, and not WC (MTRR type WB)')
+        self.assertEqual(types.wrong(l2),
+                         'field 1 is WC, its page is WT, and not WC (MTRR type WB)')
 
     def test_read_is_not_as_written(self) -> None:
         lines = touched()
@@ -80,8 +82,10 @@ class Names(unittest.TestCase):
         c = (place.overlay / 'svm_nested_pat_types.c').read_text()
         table = dict(re.findall(r'^\t\{ "(\w+)", (\w+) \},$', c, re.M))
         defined = dict(re.findall(r'^#define (\w+_PAT)\s+0x(\w{16})ull', c, re.M))
-        named = {name: defined.get(value, value[2:18]) for name, value in table.items() if name != 'all_types'}
-        self.assertEqual({**named, 'linux': defined['L1_PAT']}, {name.lower(): p for p, name in pat.NAMES.items()})
+        named = {name: defined.get(value, value[2:18]) for name, value in table.items()
+                 if name != 'all_types'}
+        self.assertEqual({**named, 'linux': defined['L1_PAT']},
+                         {name.lower(): p for p, name in pat.NAMES.items()})
 
 
 class Sections(unittest.TestCase):

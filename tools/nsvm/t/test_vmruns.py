@@ -54,8 +54,10 @@ class Test(unittest.TestCase):
         self.assertIn('in 2 VMRUNs', seen.emulator)
 
     def test_without_npt(self) -> None:
-        log = re.sub(r'^(V . . .{4}) \S+ (\S+) 1 \S+', r'\1 0007040600070406 \2 0 0', LOG, flags=re.M)
-        self.assertEqual(check(log).text(), 'x: 9 VMRUNs without NPT, VMCB_NPT dirty for nothing in 3')
+        log = re.sub(r'^(V . . .{4}) \S+ (\S+) 1 \S+', r'\1 0007040600070406 \2 0 0', LOG,
+                     flags=re.M)
+        self.assertEqual(check(log).text(),
+                         'x: 9 VMRUNs without NPT, VMCB_NPT dirty for nothing in 3')
         log = re.sub('(?<=^V [78] 0 b000 )[^ ]*', '0006010500070406', log, flags=re.M)
         self.assertEqual([e.vmrun for e in check(log).errors], [7])		# it became that at the first of the two
 
@@ -69,10 +71,11 @@ class Test(unittest.TestCase):
         self.assertEqual([verdict for verdict, _, _ in results], ['ok'] * 12)
         self.assertEqual([detail.partition(':')[0] for _, _, detail in results], [
             'VMRUN 5', 'VMRUN 7', 'VMRUN 2', 'VMRUN 4', 'VMRUN 5', 'VMRUN 1', 'VMRUN 3', 'VMRUN 1',
-            'the log has no end', 'the log has reached its limit', 'no access of IA32_PAT was compared',
-            'no VMRUN was seen'])
+            'the log has no end', 'the log has reached its limit',
+            'no access of IA32_PAT was compared', 'no VMRUN was seen'])
         no_write = vmruns.selftest(LOG.replace(' w ', ' r ').splitlines())
-        self.assertEqual([name for verdict, name, _ in no_write if verdict != 'ok'], ['write of L2 lost'])
+        self.assertEqual([name for verdict, name, _ in no_write if verdict != 'ok'],
+                         ['write of L2 lost'])
 
     def test_what_no_spoilt_log_has(self) -> None:
         for old, new, said in (
@@ -81,11 +84,13 @@ class Test(unittest.TestCase):
                 ('V 4 0 b000 0006010500070406 80000df7', 'V 4 0 b000 0007040600070406 0',
                  '4: RDMSR returned 0006010500070406, but g_pat is 0007040600070406'),
                 ('V 6 0 b000 0001040500010406 80000df7', 'V 6 0 b000 0007040600070406 0',
-                 '6: g_pat is 0007040600070406, was 0001040500010406 before an access of IA32_PAT that failed'),
-                ('V 2 0', 'V 2 1', '2: VMCB_NPT is clean, but g_pat was , is 0007040600070406 NP_ENABLE was , is 1 '
-                 'nCR3 was , is 36e000 in VMCB a000')):
+                 '6: g_pat is 0007040600070406, was 0001040500010406 before an access of IA32_PAT '
+                 'that failed'),
+                ('V 2 0', 'V 2 1', '2: VMCB_NPT is clean, but g_pat was , is 0007040600070406 '
+                 'NP_ENABLE was , is 1 nCR3 was , is 36e000 in VMCB a000')):
             self.assertIn(old, LOG)
-            self.assertEqual(check(LOG.replace(old, new)).text().split('\n')[0], f'x: {CASE}: VMRUN {said}')
+            self.assertEqual(check(LOG.replace(old, new)).text().split('\n')[0],
+                             f'x: {CASE}: VMRUN {said}')
 
     def test_errors_are_counted_and_one_shown_for_each_of_ten_cases(self) -> None:
         test = LOG[:LOG.index('E 9')].replace('80000de7', 'f7')

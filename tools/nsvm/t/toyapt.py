@@ -88,12 +88,10 @@ def source(version: str, line: str = '20', at: int = 20, to: str = '') -> None:
     numbers = dict(zip(('VERSION', 'PATCHLEVEL', 'SUBLEVEL'), version.split('.')))
     files = {re.sub(r'\[.*', 'kvm', p).replace('*', 'x'): b'' for p in package.PART}
     files |= {f: b'' for f in ('arch/x86/kvm/Makefile', 'virt/kvm/x', module.UAPI, module.HOST)}
-    files |= {
-        nested: ''.join(f'{n}\n' for n in range(1, 101)).replace(f'{at}\n', f'{line}\n',
-                                                                 1).encode(),
-        'Makefile': ''.join(f'{k} = {v}\n' for k, v in numbers.items()).encode(),
-        'include/ballast': os.urandom(400000), 'scripts/extract-vmlinux': b'cat "$1"'
-    }
+    files |= {nested: ''.join(f'{n}\n' for n in range(1, 101)).replace(f'{at}\n', f'{line}\n',
+                                                                       1).encode(),
+              'Makefile': ''.join(f'{k} = {v}\n' for k, v in numbers.items()).encode(),
+              'include/ballast': os.urandom(400000), 'scripts/extract-vmlinux': b'cat "$1"'}
     for directory in {str(d) for f in files for d in Path(f).parents}:
         files.pop(directory, None)
     for name, data in files.items():
@@ -141,8 +139,8 @@ def case(status: int, name: str, pattern: str, *args: str, apt: str = 'good') ->
     os.environ['FAKE_APT'] = apt
     r = nsvm(*(args or ('tree', 'base')))
     said = (r.stdout + r.stderr).strip()
-    is_((r.returncode, len(r.stderr.splitlines()), bool(re.search(
-        pattern, said, re.S)), half_made()), (status, int(0 < status < 128), True, []), name, said)
+    is_((r.returncode, len(r.stderr.splitlines()), bool(re.search(pattern, said, re.S)),
+         half_made()), (status, int(0 < status < 128), True, []), name, said)
 
 
 def failure(fn: Callable[[], object]) -> str:

@@ -9,9 +9,8 @@ def check(series, n: int) -> str:
     """12 digits, the subject in quotes; where there is history, the commit is looked up"""
     tags = re.findall(r'^ *fixes.*', series.message(n, '%b'), re.M | re.I)
     selftest = series.message(n, '%s').startswith('KVM: selftests: ')
-    if not tags and not selftest and re.search('stable',
-                                               series.patch(n).read_text().partition('\n---\n')[0],
-                                               re.I):
+    if not tags and not selftest and re.search(
+            'stable', series.patch(n).read_text().partition('\n---\n')[0], re.I):
         raise Fatal('for stable, and no Fixes:')
     unknown = False
     for tag in tags:

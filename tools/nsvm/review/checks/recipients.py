@@ -13,10 +13,8 @@ def check(series, n: int) -> str:
     """By the tree's list of maintainers and by ours"""
     series.sh('at "$last"')
     ours = place.top / 'MAINTAINERS'
-    argv = [
-        'scripts/get_maintainer.pl', '--nogit', '--nogit-fallback', '--roles',
-        series.patch(n), '--mpath'
-    ]
+    argv = ['scripts/get_maintainer.pl', '--nogit', '--nogit-fallback', '--roles', series.patch(n),
+            '--mpath']
     said = ''.join(
         jobs.together(*(lambda m=m: jobs.output([*argv, m], cwd=series.tree) for m in ('.', ours))))
     print(said)

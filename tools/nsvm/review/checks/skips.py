@@ -27,9 +27,8 @@ def check(series, n: int) -> str:
         ''.join(f'{m.stem}\n' for m in kernel.modules if m.stem != 'kvm-amd'))
     settings.set(ACCEL='tcg')
     amd = kernel.kvm_amd
-    for label, of, more in (('no-kvm', kernel, {'files': [vm / 'test']}), (
-            'intel', intel,
-        {'files': [vm / 'test', amd], 'cpu': 'max,vendor=GenuineIntel,family=6,model=85,-svm'}),
+    for label, of, more in (('no-kvm', kernel, {'files': [vm / 'test']}), ('intel', intel, {
+            'files': [vm / 'test', amd], 'cpu': 'max,vendor=GenuineIntel,family=6,model=85,-svm'}),
                             ('test', kernel, {'parameters': 'nested=0'})):
         said = boot.run(of, f'check-skip-{label}', [label], base=series.base, tests_dir=vm,
                         view=False, **more).text()

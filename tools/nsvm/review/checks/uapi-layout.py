@@ -38,10 +38,8 @@ def check(series, n: int) -> str:
     lines "<+ or -> <struct> <member, or size> <offset> <size>" and "<+ or -> macro <name> <value>"
     """
     series.sh('headers')
-    gcc = [
-        'gcc', '-x', 'c', '-nostdinc', '-isystem',
-        jobs.output(['gcc', '-print-file-name=include']).strip()
-    ]
+    gcc = ['gcc', '-x', 'c', '-nostdinc', '-isystem',
+           jobs.output(['gcc', '-print-file-name=include']).strip()]
     found = []
     for which in ('base', 'series'):
         obj = series.work / f'layout-{which}.o'

@@ -418,27 +418,33 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
     alone = [port for port in ports if Base(port).key('source') or not Base(port).key('suite')
              and not Base(port).fix_tests()]
     others = {port: (port, lambda port=port: other(port)) for port in ports}
-    return [first, *([others[port]] for port in alone),
-            [('Checkpoints between kernels', lambda: program(base, 'migrate', 'run')), *models,
-             *(part for port, part in others.items() if port not in alone)],
-            [*checks, own_tests.pop('checks.t')], [steps],
-            [('Bochs, a CPU that obeys g_pat', lambda: on_bochs(base, two)),
-             ('Memory types, on Bochs', lambda: program(base, 'types', *['mutants'] * is_all(), skip='memory types'))],
-            *([part] for part in (
-                ('Kernels broken on purpose', lambda: program(base, 'mutants', 'sample', MUTANTS)),
-                ('Each short sequence of operations, against the model', lambda: program(base, 'model', 'test')),
-                ('A minute of hostile input, a race (make fuzz has a debug kernel for it)',
-                 lambda: program(base, 'fuzz', 'run', FUZZ, '1', 'plain')),
-                ('QEMU: the patches, if its source is here', lambda: program(base, 'vmms', 'patches')),
-                ('Real hypervisors', lambda: program(base, 'stack', 'short', skip='real hypervisors')),
-                ('Xen', lambda: program(base, 'xen', 'short', skip='Xen')),
-                ('Jobs for LAVA', lambda: program(base, 'lava', skip='jobs for LAVA')),
-                ('A fresh Debian 13', lambda: program(base, 'fresh', skip='make run in a fresh Debian 13')),
-                ('Which release takes which series', lambda: program(
-                    base, 'bases', 'newest', result=place.build / 'bases/bases.ktap', skip='which release takes which series')),
-                ('The Debian package', lambda: program(base, 'deb', 'check', skip='the Debian package')),
-                *own_tests.values(), ('Benchmark', lambda: program(base, 'bench', 'repeat', 'vmrun')), *short,
-                ('Files, and unit tests of the lab', check_files)))]
+    return [
+        first, *([others[port]] for port in alone),
+        [('Checkpoints between kernels', lambda: program(base, 'migrate', 'run')), *models,
+         *(part for port, part in others.items() if port not in alone)],
+        [*checks, own_tests.pop('checks.t')], [steps],
+        [('Bochs, a CPU that obeys g_pat', lambda: on_bochs(base, two)),
+         ('Memory types, on Bochs',
+          lambda: program(base, 'types', *['mutants'] * is_all(), skip='memory types'))],
+        *([part] for part in (
+            ('Kernels broken on purpose', lambda: program(base, 'mutants', 'sample', MUTANTS)),
+            ('Each short sequence of operations, against the model',
+             lambda: program(base, 'model', 'test')),
+            ('A minute of hostile input, a race (make fuzz has a debug kernel for it)',
+             lambda: program(base, 'fuzz', 'run', FUZZ, '1', 'plain')),
+            ('QEMU: the patches, if its source is here', lambda: program(base, 'vmms', 'patches')),
+            ('Real hypervisors', lambda: program(base, 'stack', 'short', skip='real hypervisors')),
+            ('Xen', lambda: program(base, 'xen', 'short', skip='Xen')),
+            ('Jobs for LAVA', lambda: program(base, 'lava', skip='jobs for LAVA')),
+            ('A fresh Debian 13',
+             lambda: program(base, 'fresh', skip='make run in a fresh Debian 13')),
+            ('Which release takes which series',
+             lambda: program(base, 'bases', 'newest', result=place.build / 'bases/bases.ktap',
+                             skip='which release takes which series')),
+            ('The Debian package',
+             lambda: program(base, 'deb', 'check', skip='the Debian package')), *own_tests.values(),
+            ('Benchmark', lambda: program(base, 'bench', 'repeat', 'vmrun')), *short,
+            ('Files, and unit tests of the lab', check_files)))]
 
 
 def other(name: str) -> Items:
@@ -507,10 +513,11 @@ def main(args: list[str]) -> int:
         made_with = versions.write(base, qemu.find().binary, [two[0].image, *two[1].modules])
         say('VERSIONS', versions.short(made_with))
         if short:
-            run_groups(report, [[('Series', lambda: series_items(base)), *(
-                (f'npt={npt}', lambda npt=npt: two_kernels(base, two, npt, [])) for npt in ((1, 0) if is_all() else (1,))),
-                *(own_test(base, two) if is_all() else []),
-                *shared(base, two[1])]])
+            run_groups(report,
+                       [[('Series', lambda: series_items(base)),
+                         *((f'npt={npt}', lambda npt=npt: two_kernels(base, two, npt, []))
+                           for npt in ((1, 0) if is_all() else (1,))),
+                         *(own_test(base, two) if is_all() else []), *shared(base, two[1])]])
         else:
             run_groups(report, groups(base, two, tests))
             if base.is_default() and not base.linux:

@@ -233,8 +233,7 @@ class Check:
     def emulator(self) -> str:
         """What of this is no mistake of the kernel"""
         return ('QEMU did not intercept the guest\'s reads of control registers as asked, in '
-                f'{self.cr_reads} VMRUNs: '
-                'Documentation/qemu-cr-reads.md') if self.cr_reads else ''
+                f'{self.cr_reads} VMRUNs: Documentation/qemu-cr-reads.md') if self.cr_reads else ''
 
     def text(self, all: bool = False) -> str:
         """A line an error, or one for each of ten cases; a line why; one of figures; one of the emulator"""

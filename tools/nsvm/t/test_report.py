@@ -13,19 +13,11 @@ from proof import report, vmruns
 from test_vmruns import LOG
 
 TEST, SEEN = 'svm_nested_pat_test', 'npt_on.l2_writes'
-FOUND = {
-    'base': [
-        Case(TEST, SEEN, 'not ok', 'x'),
-        Case(TEST, 'b', 'ok'),
-        Case(TEST, '', 'not ok', '', 20)
-    ], 'series': [
-        Case(TEST, SEEN, 'ok'),
-        Case(TEST, 'b', 'not ok', '<i>&"\x1b[0m\0'),
-        Case(TEST, 'new', 'skip', 'no'),
-        Case(TEST, '', 'not ok', '1 not ok', 30),
-        Case('alone', '', 'not ok', 'dies', 5)
-    ]
-}
+FOUND = {'base': [Case(TEST, SEEN, 'not ok', 'x'), Case(TEST, 'b', 'ok'),
+                  Case(TEST, '', 'not ok', '', 20)],
+         'series': [Case(TEST, SEEN, 'ok'), Case(TEST, 'b', 'not ok', '<i>&"\x1b[0m\0'),
+                    Case(TEST, 'new', 'skip', 'no'), Case(TEST, '', 'not ok', '1 not ok', 30),
+                    Case('alone', '', 'not ok', 'dies', 5)]}
 LOGS = {'base': '# nsvm: kernel Linux version 6\n', 'series': ''}
 
 
@@ -40,10 +32,10 @@ class Test(unittest.TestCase):
     def test_json(self) -> None:
         run = made()
         self.assertEqual(json.loads(json.dumps(run)), run)
-        self.assertEqual([
-            (c['case'] or c['test'], c['base'], c['series'], c['vmruns']) for c in run['cases']
-        ], [(SEEN, 'not ok', 'ok', {'series': 9}), ('b', 'ok', 'not ok', {}),
-            ('new', None, 'skip', {}), ('alone', None, 'not ok', {})])
+        self.assertEqual([(c['case'] or c['test'], c['base'], c['series'], c['vmruns'])
+                          for c in run['cases']],
+                         [(SEEN, 'not ok', 'ok', {'series': 9}), ('b', 'ok', 'not ok', {}),
+                          ('new', None, 'skip', {}), ('alone', None, 'not ok', {})])
         self.assertEqual(run['summary'],
                          {'ok': 1, 'not ok': 2, 'skip': 1, 'fixed': 1, 'held': 0, 'broken': 1})
         self.assertEqual((run['milliseconds']['series'], run['vmruns']['series']),
@@ -51,10 +43,9 @@ class Test(unittest.TestCase):
 
     def test_junit(self) -> None:
         suites = ET.fromstring(report.as_junit(made(), 'series: VMRUN 3'))
-        self.assertEqual([
-            [s.get(a) for a in ('name', 'tests', 'failures', 'skipped', 'time')] for s in suites
-        ], [[TEST, '3', '1', '1', '0.030'], ['alone', '1', '1', '0', '0.005'],
-            ['VMRUNs', '1', '1', '0', '0.000']])
+        self.assertEqual([[s.get(a) for a in ('name', 'tests', 'failures', 'skipped', 'time')]
+                          for s in suites], [[TEST, '3', '1', '1', '0.030'], [
+                              'alone', '1', '1', '0', '0.005'], ['VMRUNs', '1', '1', '0', '0.000']])
         self.assertEqual([f.get('message') for f in suites.iter('failure')],
                          ['<i>&"?[0m?', 'dies', 'series: VMRUN 3'])
         self.assertEqual(len([*ET.fromstring(report.as_junit(made(), '')).iter('testcase')]), 4)

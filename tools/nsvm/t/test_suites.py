@@ -83,10 +83,10 @@ def v(vmcb: str, g_pat: str, rip: str, vmcb01: str, cpu: int = 0) -> str:
 A, B = '0001050600070406', '0007010600070106'
 # vCPU x of L2 runs on vCPU a of L1, writes A, and goes on on vCPU b, where vCPU y wrote B
 LOG = [v('a', LINUX, '1', 'a'), 'A 1 0 a 9 x', v('a2', RESET, '10', 'a'), f'M 1 0 a2 w 20 {A}',
-       v('a', LINUX, '1', 'a'), 'A 1 0 a 9 x', v('a2', A, '22', 'a'),
-       v('b', LINUX, '1', 'b', 1), 'A 1 1 b 9 y', v('b2', RESET, '10', 'b', 1), f'M 1 1 b2 w 30 {B}',
-       v('b', LINUX, '1', 'b', 1), 'A 1 1 b 9 y', v('b2', B, '32', 'b', 1),
-       'A 1 1 b 9 x', v('b2', A, '40', 'b', 1), 'A 1 0 a 9 y', v('a2', B, '50', 'a')]
+       v('a', LINUX, '1', 'a'), 'A 1 0 a 9 x', v('a2', A, '22', 'a'), v('b', LINUX, '1', 'b', 1),
+       'A 1 1 b 9 y', v('b2', RESET, '10', 'b', 1), f'M 1 1 b2 w 30 {B}',
+       v('b', LINUX, '1', 'b', 1), 'A 1 1 b 9 y', v('b2', B, '32', 'b', 1), 'A 1 1 b 9 x',
+       v('b2', A, '40', 'b', 1), 'A 1 0 a 9 y', v('a2', B, '50', 'a')]
 
 
 class Vcpus(unittest.TestCase):

@@ -61,9 +61,9 @@ def fetch_all(version: str, suite: str) -> tuple[str, list[Path]]:
     """The release, and image, headers and what these need; what was fetched once counts
     when the suite has it no longer"""
     names = read(used(version)).split()
-    found = [debian.at_hand(name, version, '') for name in names[1:]]
-    if names and all(found):
-        return names[0], [deb for deb in found if deb]
+    debs = [debian.at_hand(name, version, '') for name in names[1:]]
+    if names and all(debs):
+        return names[0], [deb for deb in debs if deb]
     with debian.Archive(suite) as apt:
         apt.update()
         headers = headers_of(apt, version)

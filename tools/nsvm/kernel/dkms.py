@@ -96,10 +96,10 @@ def write(base: Base, to: Path, version: str) -> None:
 def build(base: Base) -> Path:
     """build/<base>/deb/<package>, made anew; Fatal 3 if the base has no packaged kernel"""
     distro.get(base)
-    d, what = base.b / 'deb', version(base)
-    deb = d / f'{NAME}-dkms_{what}_all.deb'
+    d, package_version = base.b / 'deb', version(base)
+    deb = d / f'{NAME}-dkms_{package_version}_all.deb'
     shutil.rmtree(d, ignore_errors=True)
-    write(base, d / 'source', what)
+    write(base, d / 'source', package_version)
     jobs.step('DEB', base.logs / 'deb.log', rel(deb), ['dpkg-buildpackage', '-b', '-us', '-uc'],
               'the package does not build', cwd=d / 'source')
     return deb

@@ -56,7 +56,7 @@ def goes_with_modules(base: Base, tree: str) -> bool:
     # A macro of the same name in another header might be in a struct, too
     users = [base.git('grep', '-lw', name, tree, '--', 'include', 'arch/x86/include',
                       check=False).splitlines() for name in changed]
-    return all(user == f'{tree}:{HOST}' for found in users for user in found)
+    return all(user == f'{tree}:{HOST}' for files in users for user in files)
 
 
 def changed_files(base: Base, tree: str) -> list[str]:

@@ -117,13 +117,13 @@ def headers(of: Base, tree: str, to: Path) -> str:
                 made[name] = to / 'from' / name
                 put(made[name], of.git('show', f'{tree}:{path}') + '\n')
                 todo.append(made[name])
-    found = [(header, to / 'usr/include' / name) for name, header in made.items()]
-    for _, installed in found:
+    todo_headers = [(header, to / 'usr/include' / name) for name, header in made.items()]
+    for _, installed in todo_headers:
         installed.parent.mkdir(parents=True, exist_ok=True)
     list(jobs.each(lambda f: jobs.output(['sh', of.src / 'scripts/headers_install.sh', *f], cwd=to),
-                   found))
+                   todo_headers))
     put(to / 'stamp', made_of)
-    say('SELFTESTS', f'{len(found)} user-space headers made ({elapsed(begin)})')
+    say('SELFTESTS', f'{len(todo_headers)} user-space headers made ({elapsed(begin)})')
     return made_of
 
 
@@ -177,7 +177,7 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = (), unaware: bool = F
 
 
 def compile_tests(kvm: Path, names: list[str], to: Path, headers_in: Path, log: Path,
-                  said: str) -> None:
+                  text: str) -> None:
     """In a directory of shadow_tree()"""
     arch = arch_dir(kvm.parents[3])
     cc = 'LLVM=1' if settings.CC == 'clang' else f'CC={settings.CC}'
@@ -185,11 +185,11 @@ def compile_tests(kvm: Path, names: list[str], to: Path, headers_in: Path, log: 
     none = ('TEST_GEN_PROGS_COMMON', 'TEST_GEN_PROGS_EXTENDED_x86_64',
             'TEST_GEN_PROGS_EXTENDED_x86', 'TEST_PROGS_x86_64', 'TEST_PROGS_x86',
             'TEST_GEN_PROGS_EXTENDED', 'TEST_PROGS')
-    jobs.step('SELFTESTS', log, said,
+    jobs.step('SELFTESTS', log, text,
               ['make', '-C', kvm, '-f', 'Makefile.nsvm', f'-j{jobs.workers()}', cc, f'OUTPUT={to}',
                f'KHDR_INCLUDES=-isystem {headers_in}/usr/include', f'TEST_GEN_PROGS_x86_64={progs}',
-               f'TEST_GEN_PROGS_x86={progs}', *(f'{n}=' for n in none)],
-              'the tests do not build', env={'LDFLAGS': '-static'})
+               f'TEST_GEN_PROGS_x86={progs}', *(f'{n}=' for n in none)], 'the tests do not build',
+              env={'LDFLAGS': '-static'})
     for t in names:
         if not (to / arch / t).exists():
             raise Fatal(f'{t} was not built (log: {rel(log)})')
@@ -202,9 +202,9 @@ def strip(made: Path, to: Path) -> None:
 
 def without_quirk(source: str) -> str:
     """A test of mainline without the statements that ask for the quirk, or disable it"""
-    text, found = re.subn(rf'\b\w+\([^;{{}}]*\b{QUIRK}\b[^;{{}}]*;', ';', source)
-    if not found or QUIRK in text:
-        raise Fatal(f"mainline's test is not as the edit expects it: {found} statements with "
+    text, count = re.subn(rf'\b\w+\([^;{{}}]*\b{QUIRK}\b[^;{{}}]*;', ';', source)
+    if not count or QUIRK in text:
+        raise Fatal(f"mainline's test is not as the edit expects it: {count} statements with "
                     f"{QUIRK} " f'removed, {text.count(QUIRK)} others left')
     return text
 

@@ -116,8 +116,8 @@ class Base:
 
     def keys(self, key: str) -> list[str]:
         """What BASE does not say is as in that of the one before"""
-        found = re.findall(rf'^{key}:[ \t]*(.*?)[ \t]*$', self.text, re.M)
-        return found or (self.before[-1].keys(key) if self.before else [])
+        values = re.findall(rf'^{key}:[ \t]*(.*?)[ \t]*$', self.text, re.M)
+        return values or (self.before[-1].keys(key) if self.before else [])
 
     def key(self, key: str) -> str:
         return (self.keys(key) or [''])[0]
@@ -261,8 +261,8 @@ class Base:
 
 def mainline() -> Base:
     """The base that has gPAT of its own"""
-    found = [n for n in names() if Base(n).own_test() and not Base(n).before]
-    if len(found) != 1:
-        raise Fatal(
-            f'not one base of {rel(place.patches)} has "tests: own": {" ".join(found) or "none"}')
-    return Base(found[0])
+    candidates = [n for n in names() if Base(n).own_test() and not Base(n).before]
+    if len(candidates) != 1:
+        raise Fatal(f'not one base of {rel(place.patches)} has "tests: own": '
+                    f'{" ".join(candidates) or "none"}')
+    return Base(candidates[0])

@@ -130,49 +130,49 @@ def judge(test: str, lines: list[str], status: str, ms: int) -> list[Case]:
         ms: milliseconds that it took.
     """
     stream, why = read_stream(lines), status_text(status)
-    found: list[Case] = []
+    cases: list[Case] = []
     for result in stream.results:
         reason = result.reason or (failed_assertion(result.before)
                                    if result.verdict == 'not ok' else '')
-        found.append(Case(test, re.sub(r'\s+', '_', result.name or result.reason), result.verdict,
+        cases.append(Case(test, re.sub(r'\s+', '_', result.name or result.reason), result.verdict,
                           reason, ms))
-    missing = (stream.plan or 0) - len(found)
+    missing = (stream.plan or 0) - len(cases)
     if missing > 0:
-        found.append(Case(test, f'({missing}_of_{stream.plan}_cases)', 'not ok',
+        cases.append(Case(test, f'({missing}_of_{stream.plan}_cases)', 'not ok',
                           f'no result: {why}', ms))
-    bad = sum(c.verdict == 'not ok' for c in found)
-    nothing_ran = (found or stream.plan == 0) and not any(c.verdict == 'ok' for c in found)
+    failures = sum(c.verdict == 'not ok' for c in cases)
+    nothing_ran = (cases or stream.plan == 0) and not any(c.verdict == 'ok' for c in cases)
     skips = [re.sub(r'^[^,]*SKIP[^A-Za-z]*', '', line.strip()) for line in lines
              if re.search('SKIP|skip', line)]
     assertion = failed_assertion(stream.rest)
     if not any(line.strip() for line in lines):
         whole = ('not ok', f'printed nothing, {why}')
-    elif bad:
-        whole = ('not ok', f'{bad} not ok')
+    elif failures:
+        whole = ('not ok', f'{failures} not ok')
     elif stream.problems:
         whole = ('not ok', stream.problems[0])
     elif status == '4' or status == '0' and nothing_ran:
-        whole = ('skip', found[0].reason if found else stream.skipped or ''.join(skips[-1:]))
+        whole = ('skip', cases[0].reason if cases else stream.skipped or ''.join(skips[-1:]))
     elif status != '0':
         whole = ('not ok', f'{assertion}, {why}' if assertion else why)
     else:
         whole = ('ok', '')
-    return [*found, Case(test, '', *whole, ms)]
+    return [*cases, Case(test, '', *whole, ms)]
 
 
 def cases(log: str) -> list[Case]:
     """All that the tests of a machine said, see machine/init for the form of the log"""
-    found, test, lines = [], '', []
+    results, test, lines = [], '', []
     for line in log.splitlines():
         m = re.match(r'# nsvm: (begin|end) (\S+)(?: rc=([0-9]+) ms=([0-9]+))?', line)
         if m and m[1] == 'begin':
             test, lines = m[2], []
         elif m and test:
-            found += judge(test, lines, m[3], int(m[4]))
+            results += judge(test, lines, m[3], int(m[4]))
             test = ''
         elif test:
             lines.append(line)
-    return found + (judge(test, lines, 'died', 0) if test else [])
+    return results + (judge(test, lines, 'died', 0) if test else [])
 
 
 def nested(labels: dict[str, list[Case]]) -> str:
@@ -184,11 +184,11 @@ def nested(labels: dict[str, list[Case]]) -> str:
         return [line, f'# {reason}'] if verdict == 'not ok' and reason else [line]
 
     out = ['KTAP version 1', f'1..{len(labels)}']
-    for i, (label, found) in enumerate(labels.items(), 1):
+    for i, (label, cases) in enumerate(labels.items(), 1):
         tests: list[str] = []
         inner: list[str] = []
         count = number = 0
-        for c in found:
+        for c in cases:
             if c.case:
                 number += 1
                 inner += result(number, c.case, c.verdict, c.reason)
@@ -198,9 +198,9 @@ def nested(labels: dict[str, list[Case]]) -> str:
                 tests += [f'    {line}' for line in ('KTAP version 1', f'1..{number}', *inner)]
             tests += [f'  {line}' for line in result(count, c.test, c.verdict, c.reason)]
             inner, number = [], 0
-        bad = not count or any(c.verdict == 'not ok' for c in found if not c.case)
+        failed = not count or any(c.verdict == 'not ok' for c in cases if not c.case)
         out += ['  KTAP version 1', f'  1..{count}', *tests,
-                f'{"not ok" if bad else "ok"} {i} {label}']
+                f'{"not ok" if failed else "ok"} {i} {label}']
     return '\n'.join(out) + '\n'
 
 
@@ -225,36 +225,36 @@ def rows(base: list[Case], series: list[Case]) -> list[Row]:
     now = {(c.test, c.case): c for c in series}
     order = list(dict.fromkeys([*was, *now]))
     with_cases = {test for test, case in order if case}
-    found = [Row(*key, was.get(key, ''), now.get(key, Case(*key, 'not ok', 'was not run')))
+    every = [Row(*key, was.get(key, ''), now.get(key, Case(*key, 'not ok', 'was not run')))
              for key in order]
-    failed = {r.test for r in found if r.case and r.series.verdict == 'not ok'}
-    return [r for r in found if r.case or r.test not in with_cases or r.series.verdict == 'not ok'
+    failed = {r.test for r in every if r.case and r.series.verdict == 'not ok'}
+    return [r for r in every if r.case or r.test not in with_cases or r.series.verdict == 'not ok'
             and r.test not in failed]
 
 
-def count(found: list[Row]) -> dict[str, int]:
+def count(table_rows: list[Row]) -> dict[str, int]:
     """Verdicts on the series; fixed, held and broken are of those that were run on the base"""
     pairs = {'fixed': ('not ok', 'ok'), 'held': ('ok', 'ok'), 'broken': ('ok', 'not ok')}
-    return {verdict: sum(r.series.verdict == verdict for r in found) for verdict in (
-        'ok', 'not ok', 'skip')} | {name: sum((r.base, r.series.verdict) == pair for r in found)
-                                    for name, pair in pairs.items()}
+    return {verdict: sum(r.series.verdict == verdict for r in table_rows) for verdict in (
+        'ok', 'not ok', 'skip')} | {name: sum((r.base, r.series.verdict) == pair
+                                              for r in table_rows) for name, pair in pairs.items()}
 
 
-def table(found: list[Row], name: str = 'series') -> tuple[str, bool]:
+def table(cases: list[Row], name: str = 'series') -> tuple[str, bool]:
     """What changed, for people; and whether no case of the series, which is called name, is "not
     ok" and some are ok"""
-    some = any(r.base for r in found)
+    some = any(r.base for r in cases)
     told: list[tuple[str, str, str, str]] = []
-    with_cases, last = {r.test for r in found if r.case}, ''
-    for r in found:
+    with_cases, last = {r.test for r in cases if r.case}, ''
+    for r in cases:
         if r.case and r.test != last:
             told.append((r.test, '', '', ''))
             last = r.test
-        what = f'  {readable(r.case)}' if r.case else f'({r.test})' if r.test in with_cases else r.test
-        told.append((what, r.base or '(none)' * some, r.series.verdict,
+        name_cell = f'  {readable(r.case)}' if r.case else f'({r.test})' if r.test in with_cases else r.test
+        told.append((name_cell, r.base or '(none)' * some, r.series.verdict,
                      '' if r.series.verdict == 'ok' else r.series.reason))
     wide = max([24, *(len(row[0]) for row in told)])
-    word, n = {'skip': 'SKIP'}, count(found)
+    word, n = {'skip': 'SKIP'}, count(cases)
     out = ['', f'  {"case":<{wide}}  {"base" if some else "":<7}  {name}', '  ' + '-' * (wide + 18)]
     out += [f'  {a:<{wide}}  {word.get(b, b):<7}  {word.get(c, c):<7}  {d}'.rstrip()
             for a, b, c, d in told]

@@ -23,22 +23,22 @@ def first_line(program: str | Path, option: str) -> str:
 def write(base: Base, qemu: str | Path = '', files: Iterable[Path] = ()) -> dict[str, str]:
     """qemu: the one that is used; files: kernels and modules, below build/<base>"""
     source = read(base.src / '.git/nsvm-source').replace('sha256 ', 'source-sha256 ')
-    found = dict(line.split(' ', 1) for line in source.splitlines())
-    found['base'] = base.commit()
-    found['series'] = base.head() + ('' if base.is_clean() else ', with edits')
-    found['compiler'] = first_line(settings.CC, '--version')
-    found['qemu'] = first_line(qemu or settings.QEMU, '--version')
-    found['python'] = platform.python_version()
-    found |= {program: first_line(program, option) for program, option in PROGRAMS.items()}
+    values = dict(line.split(' ', 1) for line in source.splitlines())
+    values['base'] = base.commit()
+    values['series'] = base.head() + ('' if base.is_clean() else ', with edits')
+    values['compiler'] = first_line(settings.CC, '--version')
+    values['qemu'] = first_line(qemu or settings.QEMU, '--version')
+    values['python'] = platform.python_version()
+    values |= {program: first_line(program, option) for program, option in PROGRAMS.items()}
     for file in [*files, *(base.dir / p for p in base.series())]:
         name = file.relative_to(base.b) if file.is_relative_to(base.b) else file.name
-        found[str(name)] = hashlib.sha256(file.read_bytes()).hexdigest()
-    put(base.results / 'versions.txt', ''.join(f'{key} {value}\n' for key, value in found.items()))
-    return found
+        values[str(name)] = hashlib.sha256(file.read_bytes()).hexdigest()
+    put(base.results / 'versions.txt', ''.join(f'{key} {value}\n' for key, value in values.items()))
+    return values
 
 
-def short(found: dict[str, str]) -> str:
+def short(values: dict[str, str]) -> str:
     """For one line"""
-    qemu = re.search(r'version (\S+)', found['qemu'])
-    compiler = f'{Path(settings.CC).name} {found["compiler"].rpartition(" ")[2]}'
-    return f'{found["source"]}, {compiler}, QEMU {qemu[1] if qemu else "none"}'
+    qemu = re.search(r'version (\S+)', values['qemu'])
+    compiler = f'{Path(settings.CC).name} {values["compiler"].rpartition(" ")[2]}'
+    return f'{values["source"]}, {compiler}, QEMU {qemu[1] if qemu else "none"}'

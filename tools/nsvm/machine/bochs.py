@@ -84,18 +84,18 @@ def make_cd(root: Path, kernel: Kernel, tmp: Path, job: dict) -> None:
 
 def parts(lines: Iterable[str]) -> list[Trace]:
     """Of what the debugger printed: what was traced"""
-    found: list[Trace] = []
+    traces: list[Trace] = []
     inside = False
     for line in lines:
         if inside and (line.startswith('[CPU') and ('LIN 0x00001' in line or '; VMCS' in line)):
-            found[-1].lines.append(line.rstrip())
+            traces[-1].lines.append(line.rstrip())
         elif 'Magic breakpoint' in line:
             inside = not inside
             if inside:
-                found.append(Trace())
-        elif line.startswith('Next at t=') and found and not found[-1].tick:
-            found[-1].tick = int(line[10:])
-    return found
+                traces.append(Trace())
+        elif line.startswith('Next at t=') and traces and not traces[-1].tick:
+            traces[-1].tick = int(line[10:])
+    return traces
 
 
 def run(kernel: Kernel, label: str, tests: list[str], *, base: Base,
@@ -108,8 +108,8 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base,
     limit = SLOWER * settings.number('TIMEOUT')
     base.results.mkdir(parents=True, exist_ok=True)
     result = Boot(base.results / f'{label}.log', base.results / f'{label}.console', None)
-    said = base.results / f'{label}.bochs'
-    for f in (result.log, result.console, said):
+    bochs_log = base.results / f'{label}.bochs'
+    for f in (result.log, result.console, bochs_log):
         f.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(dir=base.b, prefix=f'{label}-', suffix='.tmp') as scratch:
         tmp = Path(scratch)
@@ -120,7 +120,7 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base,
         make_cd(root, kernel, tmp, boot.make_job(kernel, base.b / 'selftests', tests, files,
                                                  limit=SLOWER * settings.number('TEST_TIMEOUT')))
         put(tmp / 'bochsrc', CONFIG.format(tmp=tmp, cpu=CPU, memory=MEMORY, console=result.console,
-                                           log=result.log, said=said, magic=int(trace)))
+                                           log=result.log, said=bochs_log, magic=int(trace)))
         put(tmp / 'rc', 'c\n' + 'trace-mem on\nc\ntrace-mem off\nc\n' * 10000)
         debugger = ['-debugger', '-rc', tmp / 'rc'] if trace else []
         p = jobs.start([*debian.inside(root), 'bochs', '-q', *debugger, '-f', tmp / 'bochsrc'],
@@ -133,27 +133,27 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base,
         rc = rc if timer.is_alive() else None
         timer.cancel()
     panic = re.findall(r'^[0-9]*p\[(.*)',
-                       said.read_text(errors='replace') if said.exists() else '', re.M)
+                       bochs_log.read_text(errors='replace') if bochs_log.exists() else '', re.M)
     if rc == 1 and panic and TRIPLE_FAULT in panic[-1]:
         rc = 0		# if all was done, see check()
     elif rc is not None and rc >= 0:
         raise Fatal(
             f'{label}: Bochs ended{": [" + panic[-1].strip() if panic else f" with status {rc}"} '
-            f'(log: {rel(said)})')
-    boot.check(result, label, rc, limit, said)
+            f'(log: {rel(bochs_log)})')
+    boot.check(result, label, rc, limit, bochs_log)
     return result, traced
 
 
 def sections(log: str) -> list[str]:
     """What tests said, before the first load and after each; Fatal if a module was not loaded"""
-    found = re.split(r'^# nsvm: begin load\n', log, flags=re.M)
-    for section in found[1:]:
+    parts = re.split(r'^# nsvm: begin load\n', log, flags=re.M)
+    for section in parts[1:]:
         if not section.startswith('ok 1 '):
             raise Fatal(f'a module was not loaded: {section.partition(chr(10))[0]}')
-    return found
+    return parts
 
 
-def refused(said: Path) -> list[tuple[int, str]]:
+def refused(bochs_log: Path) -> list[tuple[int, str]]:
     """VMRUNs that the CPU refused: (tick, reason)"""
     return [(int(tick), why.strip())
-            for tick, why in re.findall(r'^([0-9]+)e\[CPU0 *\] (VMRUN: .*)', read(said), re.M)]
+            for tick, why in re.findall(r'^([0-9]+)e\[CPU0 *\] (VMRUN: .*)', read(bochs_log), re.M)]

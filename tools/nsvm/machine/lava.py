@@ -43,14 +43,14 @@ VERDICT = {'ok': 'pass', 'not ok': 'fail', 'o': 'skip', 'rc=0': 'pass', 'rc=4': 
            'rc=': 'fail'}
 
 
-def job(name: str, device: str, context: dict, deploy: dict, how: dict) -> dict:
+def job(name: str, device: str, context: dict, deploy: dict, boot: dict) -> dict:
     minutes = {'minutes': -(-settings.number('TIMEOUT') // 60) + 2}
     # No prompts: LAVA would wait for a first message of the kernel, which is not seen
     monitor = {'name': NAME, 'start': START, 'end': END, 'pattern': PATTERN, 'fixupdict': VERDICT}
     return {'job_name': name, 'device_type': device, 'visibility': 'public', 'priority': 'medium',
             'context': context, 'timeouts': {'job': {'minutes': 30}, 'action': {'minutes': 10},
                                              'connection': {'minutes': 2}},
-            'actions': [{'deploy': deploy}, {'boot': {**how, 'timeout': minutes}},
+            'actions': [{'deploy': deploy}, {'boot': {**boot, 'timeout': minutes}},
                         {'test': {'monitors': [monitor], 'timeout': minutes}}]}
 
 

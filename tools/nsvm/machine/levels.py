@@ -43,9 +43,9 @@ def vmm(root: Path) -> list[Path]:
             *(f for f in shared if f.exists())]
 
 
-def initrd(kernel: Kernel, to: Path, what: str, files: list[Path]) -> None:
+def initrd(kernel: Kernel, to: Path, job: str, files: list[Path]) -> None:
     """What runs "stack WHAT" with these files"""
-    boot.make_initrd(kernel, to, boot.make_job(kernel, place.lab / 'machine', [f'stack:{what}'],
+    boot.make_initrd(kernel, to, boot.make_job(kernel, place.lab / 'machine', [f'stack:{job}'],
                                                files, limit=9999))
 
 

@@ -72,10 +72,10 @@ def own(base: Base, wanted: list[str]) -> list[Subject]:
     where = selftests.build(base, [PROGRAM])
     steps = {str(n): partial(kernels.step_kernel, n=n) for n in base.applied()}
     make = {'base': kernels.base_kernel, **steps, 'series': kernels.series_kernel}
-    found = [Subject(label, base.name, make[label](base), where) for label in make if not wanted
-             or label in wanted]
-    return [s for before, s in zip([None, *found], found)
-            if not before or not s.label.isdigit() or s.kernel.id != before.kernel.id]
+    subjects = [Subject(label, base.name, make[label](base), where) for label in make if not wanted
+                or label in wanted]
+    return [s for before, s in zip([None, *subjects], subjects) if not before
+            or not s.label.isdigit() or s.kernel.id != before.kernel.id]
 
 
 def others(base: Base, other: Base, wanted: list[str]) -> list[Subject]:
@@ -102,22 +102,22 @@ def others(base: Base, other: Base, wanted: list[str]) -> list[Subject]:
 def subjects(base: Base) -> list[Subject]:
     """In the order of the tables"""
     wanted = settings.given.get('KERNELS', '').split()
-    found = own(base, wanted)
+    every = own(base, wanted)
     if base.is_default() and not base.linux:
         rest = sorted((b for b in map(Base, names()) if b.name != base.name and not b.before
                        and not b.fix_tests()), key=Base.own_test)
-        found += [s for other in rest for s in others(base, other, wanted)]
-    if not found:
+        every += [s for other in rest for s in others(base, other, wanted)]
+    if not every:
         raise Fatal(f'KERNELS={" ".join(wanted)}: there is no such kernel')
-    return found
+    return every
 
 
 # ---- boots and figures ----
 
 def parse(log: str) -> dict[str, Row]:
     """row -> figures"""
-    found = re.findall(r'^# ([a-z][a-z0-9_.]*) min (\d+) median (\d+), (\d+) of ', log, re.M)
-    return {row: (int(least), int(median), int(n)) for row, least, median, n in found}
+    figures = re.findall(r'^# ([a-z][a-z0-9_.]*) min (\d+) median (\d+), (\d+) of ', log, re.M)
+    return {row: (int(least), int(median), int(n)) for row, least, median, n in figures}
 
 
 def measure(base: Base, s: Subject, layout: int, name: str = '', rows: str = '') -> None:
@@ -128,27 +128,27 @@ def measure(base: Base, s: Subject, layout: int, name: str = '', rows: str = '')
                  [f'{PROGRAM}:-n:{SAMPLES}{s.arguments}{rows}'], base=base, icount=True,
                  append=f'mitigations=auto nsvm.layout={layout}', timeout=limit, test_timeout=limit,
                  tests_dir=s.tests_dir, view=view, live=s.seen.feed if view else None)
-    bad = [c.reason for c in ktap.cases(b.text()) if c.verdict == 'not ok']
-    found = parse(b.text())
-    if bad or not found:
-        raise Fatal(f'{s.label}: the benchmark failed: {bad[0] if bad else "no figures"} (log: '
-                    f'{rel(b.log)})')
-    s.runs.append(found)
+    reasons = [c.reason for c in ktap.cases(b.text()) if c.verdict == 'not ok']
+    figures = parse(b.text())
+    if reasons or not figures:
+        raise Fatal(f'{s.label}: the benchmark failed: {reasons[0] if reasons else "no figures"} '
+                    f'(log: {rel(b.log)})')
+    s.runs.append(figures)
 
 
 def collect(runs: list[dict[str, Row]]) -> dict[str, list[int]]:
     return {row: sorted(run[row][1] for run in runs) for row in runs[0]}
 
 
-def measure_all(base: Base, found: list[Subject]) -> None:
+def measure_all(base: Base, subjects: list[Subject]) -> None:
     for old in base.results.glob('bench-*-*.*'):
         old.unlink()
-    todo = [(s, layout) for s in found for layout in LAYOUTS]
+    todo = [(s, layout) for s in subjects for layout in LAYOUTS]
     with Ticker('BENCH',
-                lambda: f'{sum(len(s.runs) for s in found)} of {len(todo)} boots') as ticker:
+                lambda: f'{sum(len(s.runs) for s in subjects)} of {len(todo)} boots') as ticker:
         list(jobs.each(lambda job: measure(base, *job), todo))
     say('BENCH', f'{len(todo)} boots, {len(LAYOUTS)} of each kernel ({elapsed(ticker.start)})')
-    for s in found:
+    for s in subjects:
         s.medians = collect(s.runs)
 
 
@@ -166,35 +166,36 @@ def repeat(base: Base, rows: str) -> int:
 
 # ---- tables ----
 
-def table(found: list[Subject]) -> list[str]:
+def table(subjects: list[Subject]) -> list[str]:
     """The first one's medians, then what each of the others has more than the one before, and
     the last one more than the first"""
-    last = len(found) - 1
+    last = len(subjects) - 1
 
     def cell(i: int, row: str) -> str:
-        medians, before = found[i].medians[row], found[0 if i == last else i - 1].medians[row]
+        medians, before = subjects[i].medians[row], subjects[0 if i == last else i - 1].medians[row]
         more = medians[0] - before[0]
         return (str(medians[0])
                 if i == 0 else f'{more:+d}' if more else '.') + '~' * (medians[0] != medians[-1])
 
-    width = [max(len(s.label), 7 if i == 0 else 9 if i == last else 5) for i, s in enumerate(found)]
-    lines = [('instructions', [s.label for s in found])]
-    lines += [(row, [cell(i, row) for i in range(len(found))]) for row in found[0].medians]
+    width = [max(len(s.label), 7 if i == 0 else 9 if i == last else 5)
+             for i, s in enumerate(subjects)]
+    lines = [('instructions', [s.label for s in subjects])]
+    lines += [(row, [cell(i, row) for i in range(len(subjects))]) for row in subjects[0].medians]
     return [f'    {name:<36} ' + ' '.join(f'{c:>{w}}' for c, w in zip(cells, width))
             for name, cells in lines]
 
 
-def economy(found: list[Subject]) -> list[str]:
+def economy(subjects: list[Subject]) -> list[str]:
     """VMRUNs of L0 in the first boot of each kernel; of 1000"""
-    if not all(s.seen.vmruns for s in found):
+    if not all(s.seen.vmruns for s in subjects):
         return ['    VMRUNs were not watched: no QEMU for it']
     out = ['    VMCB_NPT dirty in 1000 VMRUNs        all rows: needed  needless    vmrun.npt_on: '
            'needed  needless']
-    for s in found:
+    for s in subjects:
         cases, cells = s.seen.economy, []
         for part in (list(cases.values()), [cases[f'{PROGRAM} vmrun.npt_on']]):
-            n, dirty, wasted = (sum(getattr(e, what) for e in part)
-                                for what in ('vmruns', 'dirty', 'wasted'))
+            n, dirty, wasted = (sum(getattr(e, field) for e in part)
+                                for field in ('vmruns', 'dirty', 'wasted'))
             cells += [(dirty - wasted) * 1000 / n, wasted * 1000 / n]
         out.append(f'    {s.label:<36} ' +
                    ' '.join(f'{c:>{w}.1f}' for c, w in zip(cells, (16, 9, 23, 9))))
@@ -203,9 +204,9 @@ def economy(found: list[Subject]) -> list[str]:
 
 def size_of_vcpu(*where: str | Path) -> int:
     """From debug information; 0 without"""
-    said = jobs.output(['pahole', '-C', 'vcpu_svm', *where],
-                       check=False) if shutil.which('pahole') else ''
-    return int((re.search(r'/\* size: (\d+)', said) or [0, 0])[1])
+    layout = jobs.output(['pahole', '-C', 'vcpu_svm', *where],
+                         check=False) if shutil.which('pahole') else ''
+    return int((re.search(r'/\* size: (\d+)', layout) or [0, 0])[1])
 
 
 def sizes(base: Base, was: Kernel, now: Kernel) -> list[str]:
@@ -221,28 +222,29 @@ def sizes(base: Base, was: Kernel, now: Kernel) -> list[str]:
 
 
 def part_kernel(base: Base, report: Report) -> None:
-    found = subjects(base)
-    measure_all(base, found)
-    kernel = {s.label: s.kernel for s in found}
-    groups = [[s for s in found if s.group == group]
-              for group in dict.fromkeys(s.group for s in found)]
-    release = re.search(r'Linux version \S+', read(base.results / f'bench-{found[0].label}-1.log'))
+    measured = subjects(base)
+    measure_all(base, measured)
+    kernel = {s.label: s.kernel for s in measured}
+    groups = [[s for s in measured if s.group == group]
+              for group in dict.fromkeys(s.group for s in measured)]
+    release = re.search(r'Linux version \S+',
+                        read(base.results / f'bench-{measured[0].label}-1.log'))
     made_with = versions.write(base, qemu.find().binary,
-                               [found[0].kernel.image, *found[0].kernel.modules])
+                               [measured[0].kernel.image, *measured[0].kernel.modules])
     out = [f'    On {time.strftime("%Y-%m-%d")}, {release[0]}; {versions.short(made_with)}', '']
     for group in groups:
         out += [*table(group), '']
-    out += economy(found)
+    out += economy(measured)
     if 'base' in kernel and 'series' in kernel:
         out += ['', *sizes(base, kernel['base'], kernel['series'])]
     put(base.results / 'bench.txt', '\n'.join(out) + '\n')
     put(base.results / 'bench.tsv',
-        ''.join(f'{s.label}\t{row}\t{medians[0]}\t{medians[-1] - medians[0]}\n' for s in found
+        ''.join(f'{s.label}\t{row}\t{medians[0]}\t{medians[-1] - medians[0]}\n' for s in measured
                 for row, medians in s.medians.items()))
     print('', *out, '', '  A column is what that kernel has more than the one left of it, the last '
           'one what it has', '  more than the first one. Results: '
           f'{rel(base.results)}/bench.{{tsv,txt}}', '', sep='\n', flush=True)
-    for s in found:
+    for s in measured:
         spreads = [medians[-1] - medians[0] for medians in s.medians.values()]
         report.item('ok', f'{s.label} measured', f'{spreads.count(0)} of {len(spreads)} operations '
                     f'the same in each layout, all within {max(spreads)}')
@@ -285,19 +287,19 @@ def part_time(base: Base, report: Report) -> None:
             (clone / 'build/dl' / f.name).hardlink_to(f)
         # if it is there
         jobs.output(['cp', '-a', place.build / 'qemu', clone / 'build'], check=False)
-        for what, runs in ('a fresh clone', 1), ('an edit of nested.c', RUNS), ('nothing changed',
+        for name, runs in ('a fresh clone', 1), ('an edit of nested.c', RUNS), ('nothing changed',
                                                                                 RUNS):
             done = []
             for n in range(runs):
-                if 'edit' in what:
+                if 'edit' in name:
                     with open(clone / f'build/{base.name}/src/arch/x86/kvm/svm/nested.c', 'a') as f:
                         f.write(
                             f'static int __maybe_unused nsvm_bench_{n}(void) {{ return {n}; }}\n')
                 done.append(verdict(base, clone, log))
             seconds, steps = sorted(done)[runs // 2]
             detail = f'{seconds:.1f} s, median of {runs}'
-            out += ['', f'    {what} to verdict: {detail}', *steps]
-            report.item('ok', f'{what} to verdict', detail)
+            out += ['', f'    {name} to verdict: {detail}', *steps]
+            report.item('ok', f'{name} to verdict', detail)
             size = size or jobs.output(['du', '-smc', 'dl', 'qemu', base.name], False,
                                        cwd=clone / 'build')
     finally:

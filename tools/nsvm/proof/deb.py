@@ -140,11 +140,11 @@ def check(base: Base, deb: Path) -> int:
     both[1] = [c for c in both[1] if not c.case or (c.test, c.case) in expected.load(stock)]
     of_which = ((f'kvm_amd {host.version}', base, len(base.series())), ("Debian's kvm_amd", stock,
                                                                         stock.unpatched()))
-    for found, (which, of, n) in zip(both, of_which):
-        load = next((c for c in found if c.test == 'load'),
+    for cases, (which, of, n) in zip(both, of_which):
+        load = next((c for c in cases if c.test == 'load'),
                     ktap.Case('load', '', 'not ok', 'modprobe was not run'))
         report.item(load.verdict, f'modprobe loads {which}', load.reason)
-        good, text = expected.compare(of, found, n)
+        good, text = expected.compare(of, cases, n)
         report.item(good, f'PAT tests on {which}', text)
     shutil.rmtree(host.d)
     return ktap.finish(report)

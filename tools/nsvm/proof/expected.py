@@ -27,30 +27,30 @@ def load(base: Base) -> dict[tuple[str, str], str]:
     return {(test, case): ranges for test, case, ranges in (line.split() for line in lines(file))}
 
 
-def compare(base: Base, found: list[Case], n: int) -> tuple[bool, str]:
+def compare(base: Base, cases: list[Case], n: int) -> tuple[bool, str]:
     """Results after patch n: how many passed and failed, or what is not as it must be"""
     want = {key: ranges for key, ranges in load(base).items() if key[0] != 'view'}
-    wrong, good, bad, seen = [], 0, 0, set()
-    for c in found:
+    faults, as_said, failures, seen = [], 0, 0, set()
+    for c in cases:
         if not c.case:
             continue
         key = (c.test, c.case)
         seen.add(key)
         if key not in want:
-            wrong.append(f'{c.name} is not in the file cases')
+            faults.append(f'{c.name} is not in the file cases')
         elif c.verdict == 'skip':
-            wrong.append(f'{c.name} was skipped: {c.reason}')
+            faults.append(f'{c.name} was skipped: {c.reason}')
         elif within(n, want[key]) and c.verdict != 'ok':
-            wrong.append(f'{c.name} fails and must pass: {c.reason}')
+            faults.append(f'{c.name} fails and must pass: {c.reason}')
         elif not within(n, want[key]) and c.verdict == 'ok':
-            wrong.append(f'{c.name} passes and must fail')
-        good += c.verdict == 'ok'
-        bad += c.verdict == 'not ok'
-    wrong += [f'{test} {case} is in the file cases and was not run' for test, case in want
-              if (test, case) not in seen]
-    if wrong:
-        return False, wrong[0] + (f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else '')
-    return True, f'{good} pass, {bad} fail, as they must'
+            faults.append(f'{c.name} passes and must fail')
+        as_said += c.verdict == 'ok'
+        failures += c.verdict == 'not ok'
+    faults += [f'{test} {case} is in the file cases and was not run' for test, case in want
+               if (test, case) not in seen]
+    if faults:
+        return False, faults[0] + (f' (and {len(faults) - 1} more)' if len(faults) > 1 else '')
+    return True, f'{as_said} pass, {failures} fail, as they must'
 
 
 def same_verdicts(was: list[Case], now: list[Case], may_pass: set[tuple[str,
@@ -61,10 +61,10 @@ def same_verdicts(was: list[Case], now: list[Case], may_pass: set[tuple[str,
     differ = [key for key in before | after if before.get(key) != after.get(key)]
     fixed = [key for key in differ if key in may_pass
              and (before.get(key), after.get(key)) == ('not ok', 'ok')]
-    wrong = [f'{" ".join(key)}: {before.get(key, "none")}, {after.get(key, "none")}'
-             for key in differ if key not in fixed]
-    if wrong or not before:
-        return False, f'{wrong[0]} ({len(wrong)} of {len(before)})' if wrong else 'nothing ran'
+    faults = [f'{" ".join(key)}: {before.get(key, "none")}, {after.get(key, "none")}'
+              for key in differ if key not in fixed]
+    if faults or not before:
+        return False, f'{faults[0]} ({len(faults)} of {len(before)})' if faults else 'nothing ran'
     count = ', '.join(f'{list(after.values()).count(v)} {v}' for v in ('ok', 'not ok', 'skip'))
     more = f'; {" ".join(fixed[0])}: an upstream fix' if fixed else ''
     return True, f'the same {len(after) - len(fixed)}: {count}{more}'
@@ -86,11 +86,11 @@ def view_faults(base: Base, n: int) -> set[str]:
 
 
 def compare_view(base: Base, check: Check, n: int) -> tuple[bool, str]:
-    want, found = view_faults(base, n), {e.case.partition(' ')[2] for e in check.errors}
+    want, seen = view_faults(base, n), {e.case.partition(' ')[2] for e in check.errors}
     first = f': {check.errors[0].text}' if check.errors else ''
-    if found == want:
-        return True, ' '.join(sorted(found)) + first
-    return False, f'{" ".join(sorted(found)) or "none"}, and not {" ".join(sorted(want))}'
+    if seen == want:
+        return True, ' '.join(sorted(seen)) + first
+    return False, f'{" ".join(sorted(seen)) or "none"}, and not {" ".join(sorted(want))}'
 
 
 def without_npt(base: Base, found: list[Case], n: int) -> tuple[bool, str]:
@@ -98,10 +98,10 @@ def without_npt(base: Base, found: list[Case], n: int) -> tuple[bool, str]:
     NPT"""
     want = load(base)
     cases = [c for c in found if c.case and c.test in {test for test, _ in want}]
-    bad = [c for c in cases if c.verdict == 'not ok']
-    wrong = [c for c in bad if within(n, want.get((c.test, c.case), f'{n}'))]
+    failed = [c for c in cases if c.verdict == 'not ok']
+    faults = [c for c in failed if within(n, want.get((c.test, c.case), f'{n}'))]
     passed, skipped = (sum(c.verdict == v for c in cases) for v in ('ok', 'skip'))
-    said = f'{passed} ran and passed, {skipped} skipped' + f', {len(bad)} fail as with npt=1' * (
-        len(bad) > 0)
-    return not wrong and passed + len(
-        bad) > 0, f'{wrong[0].name} fails: {wrong[0].reason}' if wrong else said
+    text = f'{passed} ran and passed, {skipped} skipped' + f', {len(failed)} fail as with npt=1' * (
+        len(failed) > 0)
+    return not faults and passed + len(
+        failed) > 0, f'{faults[0].name} fails: {faults[0].reason}' if faults else text

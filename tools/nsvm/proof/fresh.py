@@ -30,12 +30,12 @@ exec chroot "$1" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.U
 
 def sources(suite: str) -> list[str]:
     """Lines of sources.list: of the release and of its security archive"""
-    found = []
+    entries = []
     for name in (suite, f'{suite}-security'):
         with debian.Archive(name, 'one') as apt:
             apt.configure()
-            found += re.sub(r' \[.*?\]', '', read(apt.dir / 'sources.list')).splitlines()
-    return found
+            entries += re.sub(r' \[.*?\]', '', read(apt.dir / 'sources.list')).splitlines()
+    return entries
 
 
 def install(suite: str, root: Path, log: Path) -> None:

@@ -59,9 +59,9 @@ class Job:
         except Fatal as e:
             self.why = str(e).removeprefix(f'{self.label}: ').partition(' (console: ')[0]
         self.log = read(self.base.results / f'{self.label}.log')
-        bad = [f'{c.name}: {c.verdict} {c.reason}' for c in ktap.cases(self.log)
-               if c.verdict != 'ok']
-        self.why = self.why or (bad[0] if bad else '')
+        failures = [f'{c.name}: {c.verdict} {c.reason}' for c in ktap.cases(self.log)
+                    if c.verdict != 'ok']
+        self.why = self.why or (failures[0] if failures else '')
         return self
 
     def failure(self) -> str:
@@ -98,8 +98,8 @@ def fuzz(base: Base, kernel: Kernel, plain: bool, seconds: int, seed: int) -> in
             return hostile('fuzz2', seed + 1000000)
         return Job(base, 'fuzz-suite').start(kernel, 600, tests, view=False)
 
-    def judge(name: str, job: Job, said: Callable[[str], str]) -> bool:
-        return report.item(not job.why, name, job.failure() if job.why else said(job.log))
+    def judge(name: str, job: Job, describe: Callable[[str], str]) -> bool:
+        return report.item(not job.why, name, job.failure() if job.why else describe(job.log))
 
     say('FUZZ', f'{seconds} s of seed {seed}, {kind}')
     with Ticker('FUZZ', 'fuzzing'):
@@ -125,13 +125,13 @@ def main(args: list[str]) -> int:
         args = ['replay', given.get('SEED', ''), given['STEPS']] if given.get('STEPS') else \
             ['run', given.get('TIME', '60'), *filter(None, [given.get('SEED')])]
     plain = args[-1:] == ['plain']
-    what, *words = (args[:-1] if plain else args) or ['']
-    if any(not word.isdigit()
-           for word in words) or (what, len(words)) not in (('run', 1), ('run', 2), ('replay', 2)):
+    action, *words = (args[:-1] if plain else args) or ['']
+    if any(not word.isdigit() for word in words) or (action, len(words)) not in (
+            ('run', 1), ('run', 2), ('replay', 2)):
         raise Fatal(
             'usage: fuzz run TIME [SEED] [plain] | fuzz replay SEED STEPS [plain], all numbers')
     first, second = int(words[0]), int(words[1]) if words[1:] else int(time.time())
-    if what == 'run' and not first:
+    if action == 'run' and not first:
         raise Fatal('TIME=0: how many seconds?')
     base = Base()
     run.prepare(base)
@@ -139,7 +139,7 @@ def main(args: list[str]) -> int:
     if base.own_test():
         source_tree.make(tests_of(base))
     selftests.build(tests_of(base), [FUZZ, RACE])
-    if what == 'run':
+    if action == 'run':
         return fuzz(base, kernel, plain, first, second)
     job = Job(base, 'replay').start(kernel, 600, [f'{FUZZ}:{first}:0:{second}'], view=False)
     print(re.sub('^# nsvm: (?!fuzz).*\n', '', job.log, flags=re.M))

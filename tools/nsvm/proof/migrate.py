@@ -76,11 +76,11 @@ def parse_rules(text: Iterable[str]) -> Rule:
     rows = [line.split() for line in text]
 
     def rule(state: str, saver: str, restorer: str) -> list[str]:
-        found = [r[3:] for r in rows if r[0] == state and saver in r[1].split(',')
-                 and restorer in r[2].split(',')]
-        if len(found) != 1 or len(found[0]) != 4:
+        matches = [r[3:] for r in rows if r[0] == state and saver in r[1].split(',')
+                   and restorer in r[2].split(',')]
+        if len(matches) != 1 or len(matches[0]) != 4:
             raise Fatal(f'{rel(RULES)} has not one line for {state} from {saver} to {restorer}')
-        return found[0]
+        return matches[0]
     return rule
 
 
@@ -112,13 +112,13 @@ def restore_jobs(rule: Rule, savers: list[str], k: str) -> Iterator[str]:
         saved, header = {'l2-known': ('l2', 'known'), 'l2-gpat': ('l2', 'gpat'), 'l2-qemu': (
             'l2-back', 'known'), 'smm-gif': ('smm', 'gif')}.get(state, (state, 'whole'))
         for order in ORDERS:
-            name, how = f'{state}.{saver}.{k}.{order}', ' '.join([order, header, PATS[k],
-                                                                  *rule(state, saver, k)])
+            name, arguments = f'{state}.{saver}.{k}.{order}', ' '.join([order, header, PATS[k],
+                                                                        *rule(state, saver, k)])
             if state != 'l2-again':
-                yield f'{name} /tests/{saver} {saved}.{saver} {how}'
+                yield f'{name} /tests/{saver} {saved}.{saver} {arguments}'
                 continue
             for first in ORDERS:
-                yield f'{name}.saved-again-{first} /tests/again {state}.{saver}.{first} {how}'
+                yield f'{name}.saved-again-{first} /tests/again {state}.{saver}.{first} {arguments}'
 
 
 def boot_all(base: Base, of: dict[str, Kernel]) -> dict[str, Boot]:
@@ -131,11 +131,11 @@ def boot_all(base: Base, of: dict[str, Kernel]) -> dict[str, Boot]:
              for k in of}
 
     def boot(name: str, files: Iterable[str]) -> Boot:
-        what, k = name.split('-')
+        action, k = name.split('-')
         put(where / name, ''.join(f'{job}\n' for job in todo[name]))
-        keep = where / f'{name}.tgz' if what == 'save' else None
-        done = machine.run(of[k], f'migrate-{name}', [f'{PROGRAM}:{what}:/tests/{name}'], base=base,
-                           keep=keep, files=[where / f for f in (name, *files)],
+        keep = where / f'{name}.tgz' if action == 'save' else None
+        done = machine.run(of[k], f'migrate-{name}', [f'{PROGRAM}:{action}:/tests/{name}'],
+                           base=base, keep=keep, files=[where / f for f in (name, *files)],
                            test_timeout=settings.number('TIMEOUT'))
         if keep:
             for c in ktap.cases(done.text()):
@@ -187,10 +187,10 @@ def expected(every: Sequence[str] = ALWAYS_ON) -> Iterator[Seen]:
         yield Seen(*where, want[0], want[3])
 
 
-def matrix(found: Iterable[Seen], every: Sequence[str] = ALWAYS_ON) -> str:
+def matrix(restores: Iterable[Seen], every: Sequence[str] = ALWAYS_ON) -> str:
     """For people"""
     cells: dict[tuple[str, str, str], dict[str, None]] = {}
-    for s in found:
+    for s in restores:
         shared = PATS[s.saver] == 'shared' or s.state == 'l2-no-npt'
         whose = {'L2': 'hPAT' if shared else 'gPAT', 'L1': 'L1' if shared else 'hPAT',
                  'g_pat': 'vmcb12'}
@@ -216,8 +216,8 @@ def missing_in_docs() -> str:
         part = re.split(r'^.*\n=+$',
                         page.partition(f'\n{section}\n=')[2], 1, re.M)[0].rpartition('::\n')[2]
         has = [line[4:] for line in part.splitlines() if line.startswith('    ')]
-        found = (s for s in expected(every) if s.state in shown)
-        wants = [line for line in matrix(found, every).splitlines() if line]
+        restores = (s for s in expected(every) if s.state in shown)
+        wants = [line for line in matrix(restores, every).splitlines() if line]
         for want, line in zip_longest(wants, has):
             if want != line:
                 return want or line
@@ -253,11 +253,11 @@ def migrate(base: Base) -> int:
     report, cases = ktap.Report(base.results / 'migrate.ktap'), ktap.cases(restored)
     for state in dict.fromkeys(state for saver in every for state in states(saver, every)):
         these = [c for c in cases if c.case.split('.')[0] == state]
-        bad = [f'{c.case}: {c.reason}' for c in these if c.verdict != 'ok']
-        said = f'{len(these)} restores, as they must' if these else 'from and to mainline only'
-        verdict = not bad if these else 'skip'
+        failures = [f'{c.case}: {c.reason}' for c in these if c.verdict != 'ok']
+        detail = f'{len(these)} restores, as they must' if these else 'from and to mainline only'
+        verdict = not failures if these else 'skip'
         report.item(verdict, f'checkpoint {state}',
-                    f'{bad[0]} ({len(bad)} of these)' if bad else said)
+                    f'{failures[0]} ({len(failures)} of these)' if failures else detail)
     lost = [c for c in cases if c.verdict == 'not ok' and '.' not in c.case]
     if lost and not report.count('not ok'):
         report.item(False, 'checkpoints', f'{lost[0].name}: {lost[0].reason}')

@@ -65,12 +65,12 @@ def watched(report: Report, name: str, seen: vmruns.Check | None) -> None:
 def sums(log: str) -> dict[str, Counter[str]]:
     """Of each "# NAME: N sequences, N steps, N differences, S s", all of that name taken
     together"""
-    found: dict[str, Counter[str]] = {}
+    sums: dict[str, Counter[str]] = {}
     for name, *n in re.findall(r'^# (.*): (\d+) sequences, (\d+) steps, (\d+) differences', log,
                                re.M):
-        found.setdefault(name, Counter()).update(parts=1, sequences=int(n[0]), steps=int(n[1]),
-                                                 differ=int(n[2]))
-    return found
+        sums.setdefault(name, Counter()).update(parts=1, sequences=int(n[0]), steps=int(n[1]),
+                                                differ=int(n[2]))
+    return sums
 
 
 def show_differences(log: str) -> None:
@@ -104,17 +104,18 @@ def explore(base: Base, plan: list[str], limit: int, what: str) -> int:
     say('MODEL', what)
     with Ticker('MODEL', progress):
         list(jobs.each(share, shares))
-    said = '\n'.join(map(read, logs))
-    results = sums(said)
+    log_text = '\n'.join(map(read, logs))
+    results = sums(log_text)
     for name, n in results.items():
         good = n['parts'] == len(shares) and not n['differ']
         report.item(good, name, f'{n["sequences"]} sequences, {n["steps"]} steps')
     for s in seen:
         watched(report, 'VMRUNs in all of them', s if s.vmruns or s.end else None)
-    bad = [c.reason for c in ktap.cases(said) if c.verdict != 'ok']
-    if bad or len(results) != len(plan):
-        report.item(False, 'KVM does what the model does', bad[0] if bad else 'not all was run')
-    show_differences(said)
+    reasons = [c.reason for c in ktap.cases(log_text) if c.verdict != 'ok']
+    if reasons or len(results) != len(plan):
+        report.item(False, 'KVM does what the model does',
+                    reasons[0] if reasons else 'not all was run')
+    show_differences(log_text)
     good = report.close()
     say('MODEL', f'KVM {"does what the model does" if good else "and the model differ"} '
         f'({elapsed(begin)}); logs: {rel(base.results)}/model*.log')
@@ -135,14 +136,15 @@ class Line:
 def judge(known: list[Line], log: str, seen: vmruns.Check, repaired: bool) -> str:
     """What is wrong, or nothing: what no line explains; a line that explains nothing; a defect
     that is repaired, and still there"""
-    found = [(sequence, False) for sequence in re.findall(r'^# differs: .* in (\S+)', log, re.M)]
-    found += [(error.case.partition(' ')[2], True) for error in seen.errors]
+    differences = [(sequence, False)
+                   for sequence in re.findall(r'^# differs: .* in (\S+)', log, re.M)]
+    differences += [(error.case.partition(' ')[2], True) for error in seen.errors]
     other: list[str] = []
-    for sequence, in_vmcb in found:
+    for sequence, in_vmcb in differences:
         explain = [line.sequences for line in known if ('in the VMCB only' in line.text) == in_vmcb
                    and line.operations & {*sequence.split('.')}]
         (explain or [other])[0].append(sequence)
-    wrong = [f'{len(other)} differences that no line explains, such as {min(other, key=len)}'
+    faults = [f'{len(other)} differences that no line explains, such as {min(other, key=len)}'
              ] if other else []
     for line in known:
         gone = repaired and line.text.startswith('defect')
@@ -151,9 +153,9 @@ def judge(known: list[Line], log: str, seen: vmruns.Check, repaired: bool) -> st
         print(
             f'  {line.rule:<3} {len(line.sequences):5} times, such as {example}\n      {line.text}')
         if gone == bool(line.sequences):
-            wrong.append(f'{line.rule} {".".join(sorted(line.operations))}: '
-                         f'{"still there" if gone else none}')
-    return '; '.join(wrong)
+            faults.append(f'{line.rule} {".".join(sorted(line.operations))}: '
+                          f'{"still there" if gone else none}')
+    return '; '.join(faults)
 
 
 def compare(base: Base, repaired: bool) -> int:
@@ -182,17 +184,17 @@ def compare(base: Base, repaired: bool) -> int:
                              lambda: one_cpu(kernel, f'{name}-other', [f'-d:3:-m:-c:{theirs}'],
                                              base, 600))
     total = sum(sums(one.text()).values(), Counter())
-    bad = [c.reason for c in ktap.cases(one.text()) if c.verdict != 'ok']
+    reasons = [c.reason for c in ktap.cases(one.text()) if c.verdict != 'ok']
     show_differences(one.text())
-    report.item(not bad, 'with its series, it does what the model does' if repaired else
-                'mainline, quirk disabled, does what the model does',
-                bad[0] if bad else f'{total["sequences"]} sequences, {total["steps"]} steps')
+    report.item(not reasons, 'with its series, it does what the model does'
+                if repaired else 'mainline, quirk disabled, does what the model does', reasons[0]
+                if reasons else f'{total["sequences"]} sequences, {total["steps"]} steps')
     seen, seen_two = run.view_of(base, f'{name}-same'), run.view_of(base, f'{name}-other')
     if seen and not seen.ok:
         watched(report, 'VMRUNs of it', seen)
-    wrong = judge(known, two.text(), seen_two, repaired) if seen_two else ''
-    report.item(not wrong if seen_two else 'skip', 'where it does not, file differences says why',
-                wrong or f'{len(known)} kinds' if seen_two else 'VMRUNs are not watched')
+    faults = judge(known, two.text(), seen_two, repaired) if seen_two else ''
+    report.item(not faults if seen_two else 'skip', 'where it does not, file differences says why',
+                faults or f'{len(known)} kinds' if seen_two else 'VMRUNs are not watched')
     say('MODEL', f'done ({elapsed(begin)}); logs: {rel(base.results)}/{name}-*.log')
     return 0 if report.close() else 1
 
@@ -202,10 +204,10 @@ def sequence(base: Base, seq: str) -> int:
     selftests.build(base, [PROGRAM])
     boot = one_cpu(kernels.series_kernel(base), 'model-seq', [f'-x:{seq}'], base, 60)
     print('\n'.join(re.findall(r'^# ((?!nsvm:).*)', boot.text(), re.M)))
-    bad = [c.reason for c in ktap.cases(boot.text()) if c.verdict != 'ok']
+    reasons = [c.reason for c in ktap.cases(boot.text()) if c.verdict != 'ok']
     seen = run.view_of(base, 'model-seq')
-    print('\n'.join([*bad, *([seen.text()] if seen else [])]))
-    return 0 if not bad and (not seen or seen.ok) else 1
+    print('\n'.join([*reasons, *([seen.text()] if seen else [])]))
+    return 0 if not reasons and (not seen or seen.ok) else 1
 
 
 def main(args: list[str]) -> int:

@@ -167,10 +167,11 @@ def report(base: Base, wanted: list[Mutant], every: list[Mutant], known: dict[st
     print('\n  '.join(['', *(text for verdict, text in told if verdict != 'killed'), *stale]))
     put(base.results / 'mutants.txt', ''.join(f'{text}\n' for _, text in told))
     print(f'  Each mutant and what was the first to kill it: {rel(base.results)}/mutants.txt')
-    bad = [text.split('\n')[0] for verdict, text in told if verdict == 'survived'] + stale
+    survivors = [text.split('\n')[0] for verdict, text in told if verdict == 'survived'] + stale
     more = [f'{total[v]} {v}' for v in ('equivalent', 'unbuilt') if total[v]]
     result = ktap.Report(base.results / 'mutants.ktap')
-    result.item(not bad, name, ', '.join([f'{total["killed"]} of {len(wanted)}', *more, *bad]))
+    result.item(not survivors, name,
+                ', '.join([f'{total["killed"]} of {len(wanted)}', *more, *survivors]))
     return result.close()
 
 

@@ -132,13 +132,13 @@ def of_file(file: str, text: str, touched: set[int]) -> Iterator[Mutant]:
             continue
         seen[code] = seen.get(code, 0) + 1
         done = {code}
-        for what, new in variants(code):
+        for change, new in variants(code):
             if new in done or ASSERTION.match(code):
                 continue
             done.add(new)
             key = f'{code}\0{seen[code]}\0{new}'
             name = f'{Path(file).name}:{hashlib.sha256(key.encode()).hexdigest()[:8]}'
-            yield Mutant(name, file, first, last, what, code, new)
+            yield Mutant(name, file, first, last, change, code, new)
 
 
 def mutants(src: Path, base: str, more: str = '') -> list[Mutant]:

@@ -40,8 +40,8 @@ def sections(log: str) -> dict[str, str]:
 
 def facts(log: str) -> list[str]:
     """The machine: CPU, kernel, parameters of kvm_amd"""
-    return [need_match(rf'^# nsvm: {what} ?(.*)$', log, f'the host does not say its {what}').strip()
-            for what in ('cpu', 'kernel', 'kvm_amd')]
+    return [need_match(rf'^# nsvm: {fact} ?(.*)$', log, f'the host does not say its {fact}').strip()
+            for fact in ('cpu', 'kernel', 'kvm_amd')]
 
 
 class Progress:
@@ -55,22 +55,22 @@ class Progress:
         if line.startswith('# nsvm: run '):
             self.label = line.split()[-1]
         if line.startswith('# nsvm: end '):
-            *found, whole = ktap.cases(self.text)
-            count = [f'{sum(c.verdict == v for c in found or [whole])} {v}'
+            *cases, whole = ktap.cases(self.text)
+            count = [f'{sum(c.verdict == v for c in cases or [whole])} {v}'
                      for v in ('ok', 'not ok', 'skip')]
             say('TEST', f'{self.host}, {self.label}: {whole.test}: {", ".join(count)} '
                 f'({whole.ms / 1000:.1f} s)')
 
 
-def ticks(found: dict[str, dict[str, bench.Row]]) -> str:
+def ticks(figures: dict[str, dict[str, bench.Row]]) -> str:
     """The least and the median of each operation; what the last kernel takes more than the first
     one"""
-    first, last = list(found.values())[0], list(found.values())[-1]
-    more = '      more' if len(found) > 1 else ''
+    first, last = list(figures.values())[0], list(figures.values())[-1]
+    more = '      more' if len(figures) > 1 else ''
     out = [f'    {"ticks of the TSC: least, median":<36} ' +
-           ''.join(f'{label:>20}' for label in found) + more]
+           ''.join(f'{label:>20}' for label in figures) + more]
     for row in first:
-        cells = ''.join(f'{rows[row][0]:>12}{rows[row][1]:>8}' for rows in found.values())
+        cells = ''.join(f'{rows[row][0]:>12}{rows[row][1]:>8}' for rows in figures.values())
         out.append(f'    {row:<36} {cells}' +
                    (f'{last[row][0] - first[row][0]:>+10}' if more else ''))
     return '\n'.join(out)
@@ -85,13 +85,14 @@ def on_host(base: Base, host: str, files: list[Path], variables: dict[str, str],
     if lost:
         raise Fatal(
             f'{host}: still has our module ({lost[1]}): as root, rmmod kvm_amd; modprobe kvm_amd')
-    found = {label: ktap.cases(text) for label, text in sections(log).items()}
-    put(base.results / f'remote-{name}.ktap', ktap.nested(found))
+    by_section = {label: ktap.cases(text) for label, text in sections(log).items()}
+    put(base.results / f'remote-{name}.ktap', ktap.nested(by_section))
     cpu, kernel, parameters = facts(log)
     kernel = re.sub(r' \(.*\) #', ' #', kernel)
     head = f'\n  {host}: {cpu}\n  {kernel}\n  kvm_amd {parameters}\n'
-    *before, (label, cases) = found.items()
-    if measure and all(c.verdict == 'ok' for cases in found.values() for c in cases if not c.case):
+    *before, (label, cases) = by_section.items()
+    if measure and all(c.verdict == 'ok' for cases in by_section.values() for c in cases
+                       if not c.case):
         text = head + '\n' + ticks({label: bench.parse(text)
                                     for label, text in sections(log).items()}) + '\n'
         put(base.results / f'remote-{name}-bench.txt',

@@ -26,33 +26,34 @@ def machine(versions: dict[str, str]) -> dict:
             else settings.CPU, 'cpus': settings.number('SMP'), 'memory': settings.number('MEMORY')}
 
 
-def as_json(base: str, good: bool, found: dict[str, list[Case]], logs: dict[str, str],
-            checks: dict[str, Check | None], said: str, on: dict, versions: dict[str, str]) -> dict:
+def as_json(base: str, good: bool, results: dict[str, list[Case]], logs: dict[str, str],
+            checks: dict[str, Check | None], view_text: str, on: dict,
+            versions: dict[str, str]) -> dict:
     """found, logs, checks: of base and of series; said: of VMRUNs"""
     def vmruns(r: Row) -> dict[str, int]:
         seen = {label: c.economy.get(f'{r.test} {r.case}'.strip()) for label, c in checks.items()
                 if c}
         return {label: e.vmruns for label, e in seen.items() if e}
 
-    rows = ktap.rows(found['base'], found['series'])
+    rows = ktap.rows(results['base'], results['series'])
     release = {label: re.search(r'^# nsvm: kernel (.*)', log, re.M) for label, log in logs.items()}
     now = datetime.datetime.now(datetime.timezone.utc)
     return {'format': 1, 'date': now.isoformat(timespec='seconds'), 'passed': good, 'base': base,
             'kernels': {label: m[1] for label, m in release.items() if m}, 'machine': on,
             'summary': ktap.count(rows), 'milliseconds': {label: {
-                c.test: c.ms for c in cases if not c.case} for label, cases in found.items()},
+                c.test: c.ms for c in cases if not c.case} for label, cases in results.items()},
             'vmruns': {label: {'seen': c.vmruns, 'accesses': c.accesses, 'errors': c.bad.total()}
-                       for label, c in checks.items() if c}, 'said': said.splitlines(),
+                       for label, c in checks.items() if c}, 'said': view_text.splitlines(),
             'cases': [{'test': r.test, 'case': r.case, 'base': r.base or None,
                        'series': r.series.verdict, 'reason': NO_XML.sub('?', r.series.reason),
                        'vmruns': vmruns(r)} for r in rows], 'versions': versions}
 
 
-def as_junit(run: dict, wrong: str) -> str:
+def as_junit(run: dict, reason: str) -> str:
     """A case is what it is on the series.  wrong: why the run failed, if no case did"""
     suites = ET.Element('testsuites', name=run['base'])
-    more = {'test': 'VMRUNs', 'case': '', 'base': None, 'series': 'not ok', 'reason': wrong}
-    cases = run['cases'] + [more] * bool(wrong)
+    more = {'test': 'VMRUNs', 'case': '', 'base': None, 'series': 'not ok', 'reason': reason}
+    cases = run['cases'] + [more] * bool(reason)
     for test in dict.fromkeys(c['test'] for c in cases):
         mine, ms = [c for c in cases if c['test'] == test], run['milliseconds']['series'].get(test,
                                                                                               0)
@@ -71,12 +72,13 @@ def as_junit(run: dict, wrong: str) -> str:
     return ET.tostring(suites, encoding='unicode', xml_declaration=True) + '\n'
 
 
-def write(base: Base, prefix: str, good: bool, found: dict[str, list[Case]],
-          checks: dict[str, Check | None], said: str, versions: dict[str, str]) -> None:
+def write(base: Base, prefix: str, good: bool, cases: dict[str, list[Case]],
+          checks: dict[str, Check | None], view_text: str, versions: dict[str, str]) -> None:
     """results/<prefix>FILES"""
-    logs = {label: read(base.results / f'{prefix}{label}.log') for label in found}
-    run = as_json(base.name, good, found, logs, checks, said, machine(versions), versions)
+    logs = {label: read(base.results / f'{prefix}{label}.log') for label in cases}
+    run = as_json(base.name, good, cases, logs, checks, view_text, machine(versions), versions)
     seen, judged = checks['series'], run['summary']
-    wrong = '' if good or judged['not ok'] or not judged['ok'] else seen.text() if seen else said
-    for name, text in zip(FILES, (json.dumps(run, indent=1) + '\n', as_junit(run, wrong))):
+    reason = '' if good or judged['not ok'] or not judged[
+        'ok'] else seen.text() if seen else view_text
+    for name, text in zip(FILES, (json.dumps(run, indent=1) + '\n', as_junit(run, reason))):
         put(base.results / f'{prefix}{name}', text)

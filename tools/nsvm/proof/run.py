@@ -101,12 +101,12 @@ def base_alone(base: Base, kernel: Kernel) -> int:
     tests_dir = selftests.build(base, selftests.NEIGHBOURS)
     tests = read(tests_dir / '.stamp').split()[1:]
     both(base, kernel, 'base', tests)
-    found = ktap.cases(read(base.results / 'base.log'))
-    put(base.results / 'run.ktap', ktap.nested({'base': found}))
-    for c in found:
+    results = ktap.cases(read(base.results / 'base.log'))
+    put(base.results / 'run.ktap', ktap.nested({'base': results}))
+    for c in results:
         if not c.case:
             print(f'  {c.test:<32}  {c.verdict}{": " + c.reason if c.reason else ""}')
-    if not any(c.verdict == 'ok' for c in found):
+    if not any(c.verdict == 'ok' for c in results):
         raise Fatal(f'no test passes (log: {rel(base.results)}/base.log)')
     print(f'\n  There is no series in {rel(base.dir)}, and thus no verdict. {elapsed(begun)} in '
           'all; ' f'results: {rel(base.results)}/run.ktap')
@@ -193,14 +193,14 @@ def main(args: list[str]) -> int:
                                                      [kernel.image, *series.modules]),
                               lambda: None if on_other else boots(base, series, 'series', tests))[0]
     say('VERSIONS', f'{versions.short(made_with)}; all: {rel(base.results)}/versions.txt')
-    found = {label: cases(read(result(f'{label}.log'))) for label in ('base', 'series')}
-    put(result('run.ktap'), ktap.nested(found))
-    text, good = ktap.table(ktap.rows(found['base'], found['series']))
+    results = {label: cases(read(result(f'{label}.log'))) for label in ('base', 'series')}
+    put(result('run.ktap'), ktap.nested(results))
+    text, good = ktap.table(ktap.rows(results['base'], results['series']))
     print(text)
-    checks = {label: view_of(base, f'{prefix}{label}') for label in found}
+    checks = {label: view_of(base, f'{prefix}{label}') for label in results}
     view_good, lines = judge_view(base, prefix, checks)
     good = good and view_good
-    report.write(base, prefix, good, found, checks, lines, made_with)
+    report.write(base, prefix, good, results, checks, lines, made_with)
     print(f'  The series {"does what it should" if good else "fails"}. {elapsed(begun)} in all; '
           f'results: {rel(result("run.ktap"))}, {", ".join(report.FILES)}')
     return 0 if good else 1

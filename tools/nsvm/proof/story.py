@@ -52,7 +52,7 @@ class Story:
 
 def stories(lines: Iterable[str], want: str = '') -> list[Story]:
     """Of the cases wanted: a test, a case, or the end of one after a dot; all by default"""
-    found: list[Story] = []
+    told: list[Story] = []
     vcpu: dict[str, str] = {}		# CPU -> its VMCB
     # that -> fields of M: number, VMCB, r or w, RIP, value
     access: dict[str, tuple[str, ...]] = {}
@@ -61,8 +61,8 @@ def stories(lines: Iterable[str], want: str = '') -> list[Story]:
     def begin(case: str) -> Story | None:
         if want and want not in (case, test) and not case.endswith(f'.{want}'):
             return None
-        found.append(Story(test, case))
-        return found[-1]
+        told.append(Story(test, case))
+        return told[-1]
 
     for line in lines:
         match line.split():
@@ -87,9 +87,9 @@ def stories(lines: Iterable[str], want: str = '') -> list[Story]:
                 if m:
                     before, exited, rw, at, wrote = m
                     done = {'r': 'reads', 'w': 'writes'}[rw]
-                    what = 'exits' if exited != vmcb else 'faults' if at == rip else done
-                    value = {'reads': value, 'exits': ''}.get(what, wrote)
-                    story.events.append(Event(what, before, 'L1' if exited == mine else 'L2', value,
+                    kind = 'exits' if exited != vmcb else 'faults' if at == rip else done
+                    value = {'reads': value, 'exits': ''}.get(kind, wrote)
+                    story.events.append(Event(kind, before, 'L1' if exited == mine else 'L2', value,
                                               story.state))
                 state = State('L1' if vmcb == mine else 'L2', g_pat, hpat)
                 if state != story.state:
@@ -103,7 +103,7 @@ def stories(lines: Iterable[str], want: str = '') -> list[Story]:
                 story = None
                 access.clear()
                 vcpu.clear()
-    return [s for s in found if s.events or s.verdict]
+    return [s for s in told if s.events or s.verdict]
 
 
 def sources(test: Path) -> str:

@@ -58,10 +58,10 @@ def judged(name: str, result: tuple[bool, str]) -> Item:
 def attempt(name: str, fn: Callable[[], object]) -> Item:
     """ok if it returns nothing, or what it returns says what is wrong"""
     try:
-        wrong = fn()
+        reason = fn()
     except Fatal as e:
-        wrong = str(e)
-    return item(not wrong, name, str(wrong or ''))
+        reason = str(e)
+    return item(not reason, name, str(reason or ''))
 
 
 def arguments(name: str) -> list[str]:
@@ -74,12 +74,12 @@ def arguments(name: str) -> list[str]:
 def program(base: Base, name: str, *args: str, result: Path | None = None, skip: str = '') -> Items:
     """A program of the lab and what it found; skip: an item's name, if status 3 is no failure"""
     log = base.logs / f'test-{"-".join([name, *args]).replace("/", "_").replace("=", "_")}.log'
-    found = result or base.results / f'{name}.ktap'
-    found.unlink(missing_ok=True)
+    ktap_file = result or base.results / f'{name}.ktap'
+    ktap_file.unlink(missing_ok=True)
     rc = jobs.call([place.lab / 'nsvm', name, *args, *arguments(name)], log)
     if rc == 3 and skip:
         return [item('skip', skip, jobs.last_line(read(log)))]
-    items = ktap.read(found) if found.exists() else []
+    items = ktap.read(ktap_file) if ktap_file.exists() else []
     if rc and not any(i.verdict == 'not ok' for i in items):
         items.append(item(False, name, f'{jobs.last_line(read(log))} (log: {rel(log)})'))
     return items
@@ -88,9 +88,9 @@ def program(base: Base, name: str, *args: str, result: Path | None = None, skip:
 # ---- files ----
 
 def scripts() -> list[str]:
-    found = [f for d in ('tools/nsvm', '.ci') for f in (place.top / d).rglob('*') if f.is_file()
+    files = [f for d in ('tools/nsvm', '.ci') for f in (place.top / d).rglob('*') if f.is_file()
              and '__pycache__' not in f.parts]
-    return [str(f.relative_to(place.top)) for f in found
+    return [str(f.relative_to(place.top)) for f in files
             if re.match(r'#!/bin/(busybox )?sh|# shellcheck shell', f.read_text(errors='replace'))]
 
 
@@ -102,20 +102,20 @@ def shellcheck() -> str:
 
 def whitespace() -> str:
     files = git(place.top, 'ls-files', '--cached', '--others', '--exclude-standard').splitlines()
-    bad = [f'{name}:{n}' for name in files if not name.endswith('.patch')
+    places = [f'{name}:{n}' for name in files if not name.endswith('.patch')
            and (place.top / name).is_file() for n, line in enumerate((place.top / name).read_text(
                errors='replace').split('\n'), 1) if line != line.rstrip() or ' \t' in line]
-    return ' '.join(bad[:5])
+    return ' '.join(places[:5])
 
 
 def checkpatch(base: Base, *args: str | Path) -> str:
     """Not counted: Signed-off-by is missing, a human adds it; commit ids in Fixes: cannot be looked
     up, the tree has no history; a new file may be in no pattern of MAINTAINERS; user space has no BIT()"""
-    said = jobs.output(['scripts/checkpatch.pl', '--strict', '--terse', '--no-summary', '--quiet',
-                        '--color=never', '--ignore',
-                        'MISSING_SIGN_OFF,UNKNOWN_COMMIT_ID,FILE_PATH_CHANGES,BIT_MACRO', *args],
-                       check=False, cwd=base.src)
-    return said.strip().split('\n')[0]
+    messages = jobs.output(
+        ['scripts/checkpatch.pl', '--strict', '--terse', '--no-summary', '--quiet', '--color=never',
+         '--ignore', 'MISSING_SIGN_OFF,UNKNOWN_COMMIT_ID,FILE_PATH_CHANGES,BIT_MACRO', *args],
+        check=False, cwd=base.src)
+    return messages.strip().split('\n')[0]
 
 
 def tap(file: Path) -> Items:
@@ -142,8 +142,9 @@ def style(base: Base) -> Items:
     ours = [*sorted(place.overlay.glob('*.[ch]')),
             *sorted(place.lab.rglob('*.[ch]'))] if base.is_default() else []
     return [attempt(f'checkpatch --strict {f.name.removesuffix(".patch")}',
-                    lambda f=f, how=how: checkpatch(base, *how, f)) for how, files in ((
-                        (), [base.dir / p for p in base.series()]), (('-f',), ours)) for f in files]
+                    lambda f=f, options=options: checkpatch(base, *options, f))
+            for options, files in (((), [base.dir / p for p in base.series()]), (('-f',), ours))
+            for f in files]
 
 
 # ---- patches, tree and overlay agree ----
@@ -193,9 +194,9 @@ def series_items(base: Base) -> Items:
 # ---- boots ----
 
 def booted(base: Base, kernel: Kernel, label: str, tests: list[str], name: str, items: Items,
-           **how) -> Boot | None:
+           **options) -> Boot | None:
     try:
-        return boot.run(kernel, label, tests, base=base, **how)
+        return boot.run(kernel, label, tests, base=base, **options)
     except Fatal as e:
         items.append(item(False, name, str(e)))
         return None
@@ -292,10 +293,10 @@ def on_bochs(base: Base, two: list[Kernel]) -> Items:
     except Fatal as e:
         return [item('skip' if e.status == debian.NOT_HERE else False, 'PAT tests on Bochs',
                      str(e))]
-    found = [ktap.cases(section) for section in bochs.sections(b.text())]
+    results = [ktap.cases(section) for section in bochs.sections(b.text())]
     refused = bochs.refused(base.results / 'bochs.bochs')
-    return [*(judged(f'PAT tests on {what}, on Bochs', expected.compare(base, cases, patches))
-              for (what, tests, patches), cases in zip(parts, found) if tests),
+    return [*(judged(f'PAT tests on {title}, on Bochs', expected.compare(base, cases, patches))
+              for (title, tests, patches), cases in zip(parts, results) if tests),
             item(not refused, "Bochs' CPU refuses no VMRUN", refused[0][1] if refused else '')]
 
 
@@ -314,8 +315,8 @@ def mainlines_own(base: Base, two: list[Kernel]) -> Items:
                    f'{name}, on the {label}', items, tests_dir=tests_dir)
         if b:
             whole = ktap.cases(b.text())[-1]
-            said = f'{whole.verdict}, {b.text().count("Testing: ")} parts{": " + whole.reason if whole.reason else ""}'
-            items.append(item(whole.verdict == want, f'{name}, on the {label}', said))
+            detail = f'{whole.verdict}, {b.text().count("Testing: ")} parts{": " + whole.reason if whole.reason else ""}'
+            items.append(item(whole.verdict == want, f'{name}, on the {label}', detail))
     return items
 
 
@@ -392,10 +393,10 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
     """A chain is for what uses the same files or directories, or what was kept before: another base's build/,
     build/<base>/check, build/roots; all else is in any order.  What takes long is early"""
     same = 'does what the model does'
-    models = [(f'Another KVM {same}: {what}', lambda what=what, more=more: program(
-        base, 'model', what, *more, result=base.results / f'model-{what}.ktap',
-        skip=f'{what} {same}')) for what, more in (
-            ('mainline', []), ('mainline-series', ['RANDOM=8'])) if more or is_all()]
+    models = [(f'Another KVM {same}: {kvm}', lambda kvm=kvm, more=more: program(
+        base, 'model', kvm, *more, result=base.results / f'model-{kvm}.ktap', skip=f'{kvm} {same}'))
+              for kvm, more in (('mainline', []), ('mainline-series', ['RANDOM=8'])) if more
+              or is_all()]
     own_tests = {f.name: (f'The lab\'s own tests: {f.name}', lambda f=f: tap(f))
                  for f in sorted((place.lab / 't').glob('*.t'))}
     checks = [('Series', lambda: series_items(base)),

@@ -69,27 +69,27 @@ class Part:
 
 def used(lines: list[str]) -> dict[str, list[str]]:
     """MTRR type of the page -> memory type through each field; of writes and reads that differ, both"""
-    found: dict[tuple[str, int], list[str]] = {}
+    types: dict[tuple[str, int], list[str]] = {}
     for line in lines:
         m = ACCESS.match(line)
         if m and int(m[2], 16) >> 40 in PAGES:
-            found.setdefault((PAGES[int(m[2], 16) >> 40], int(m[2], 16) >> 12 & 0xfffffff),
+            types.setdefault((PAGES[int(m[2], 16) >> 40], int(m[2], 16) >> 12 & 0xfffffff),
                              []).append(m[3])
-    return {mtrr: ['/'.join(dict.fromkeys(found.get((mtrr, i), ['none']))) for i in range(8)]
+    return {mtrr: ['/'.join(dict.fromkeys(types.get((mtrr, i), ['none']))) for i in range(8)]
             for mtrr in PAGES.values()}
 
 
 def parts(log: str, traces: list[Trace]) -> list[Part]:
     """Of one kernel: what the program said of each trace, in that order"""
-    said = re.findall(r'^# trace (\S+) (vmrun|wrmsr|L1|L2) (\S+) ?(\S*)$', log, re.M)
-    if len(said) != len(traces):
-        raise Fatal(f'{PROGRAM} speaks of {len(said)} traces, and there are {len(traces)}')
-    found = []
-    for (case, what, pat, seen), t in zip(said, traces):
+    marks = re.findall(r'^# trace (\S+) (vmrun|wrmsr|L1|L2) (\S+) ?(\S*)$', log, re.M)
+    if len(marks) != len(traces):
+        raise Fatal(f'{PROGRAM} speaks of {len(marks)} traces, and there are {len(traces)}')
+    parts = []
+    for (case, kind, pat, seen), t in zip(marks, traces):
         g_pat = [m[1] + m[2] for line in t.lines if (m := G_PAT.match(line))]
-        found.append(Part(case, what, pat, seen, t.tick, used(t.lines)
-                          if what in ('L1', 'L2') else {}, g_pat[-1] if g_pat else '', t.lines))
-    return found
+        parts.append(Part(case, kind, pat, seen, t.tick, used(t.lines)
+                          if kind in ('L1', 'L2') else {}, g_pat[-1] if g_pat else '', t.lines))
+    return parts
 
 
 def wrong(p: Part) -> str:
@@ -108,11 +108,11 @@ def wrong(p: Part) -> str:
 def broken(base: Base) -> Iterator[tuple[str, Kernel]]:
     """What it is, and the kernel"""
     for m in mutate.mutants(base.src, base.commit(), ''):
-        what = BROKEN.get(m.code, {}).get(m.what)
-        if what:
+        title = BROKEN.get(m.code, {}).get(m.what)
+        if title:
             label = f'types-{m.name.partition(":")[2]}'
-            yield what, kernels.tree_kernel(base, mutate.tree(base, m, '-types'), '-types', label,
-                                            werror=False)
+            yield title, kernels.tree_kernel(base, mutate.tree(base, m, '-types'), '-types', label,
+                                             werror=False)
 
 
 def on_bochs(base: Base, all: dict[str, Kernel]) -> tuple[dict[str, list[Part]], dict[str, str]]:
@@ -122,29 +122,29 @@ def on_bochs(base: Base, all: dict[str, Kernel]) -> tuple[dict[str, list[Part]],
     result, traces = bochs.run(all['base'], 'types', tests, base=base,
                                others=dict(zip(names, all.values())), trace=True)
     sections = bochs.sections(result.text())[1:]
-    found: dict[str, list[Part]] = {}
+    parts_of: dict[str, list[Part]] = {}
     for name, section in zip(names.values(), sections):
         if any(c.verdict != 'ok' for c in ktap.cases(section) if c.test == PROGRAM):
             raise Fatal(f'{PROGRAM} fails on {name} (log: {rel(result.log)})')
         n = len(re.findall('^# trace ', section, re.M))
-        found[name], traces = parts(section, traces[:n]), traces[n:]
+        parts_of[name], traces = parts(section, traces[:n]), traces[n:]
     refused: dict[str, str] = {}
     for tick, why in bochs.refused(base.results / 'types.bochs'):
-        refused.setdefault([name for name, p in found.items() if p[0].tick <= tick][-1], why)
-    return found, refused
+        refused.setdefault([name for name, p in parts_of.items() if p[0].tick <= tick][-1], why)
+    return parts_of, refused
 
 
 def on_qemu(base: Base, kernel: Kernel, label: str) -> list[str]:
     """g_pat at the last VMRUN of each part that has one"""
     b = boot.run(kernel, f'types-{label}', [PROGRAM], base=base)
-    found, g_pat = [], ''
+    g_pats, g_pat = [], ''
     for line in open(b.vmruns) if b.vmruns else ():
         f = line.split()
         if f[:1] == ['V']:
             g_pat = f[4]
         elif f[:3] == ['T', '#', 'trace'] and f[4] in ('vmrun', 'wrmsr'):
-            found.append(g_pat)
-    return found
+            g_pats.append(g_pat)
+    return g_pats
 
 
 # ---- for people ----
@@ -200,20 +200,21 @@ def svg(base: list[Part], series: list[Part]) -> str:
     return '\n'.join([*out, '</svg>']) + '\n'
 
 
-def judge(report: ktap.Report, found: dict[str, list[Part]], refused: dict[str, str]) -> None:
-    base, series = found['base'], found['series']
+def judge(report: ktap.Report, parts_of: dict[str, list[Part]], refused: dict[str, str]) -> None:
+    base, series = parts_of['base'], parts_of['series']
     for case in dict.fromkeys(p.case for p in series):
-        bad = [f'{p.what}: {why}' for p in series if p.case == case and (why := wrong(p))]
-        report.item(not bad, f'{case}: L1 and L2 have the types that their PAT says',
-                    bad[0] if bad else '')
+        faults = [f'{p.what}: {why}' for p in series if p.case == case and (why := wrong(p))]
+        report.item(not faults, f'{case}: L1 and L2 have the types that their PAT says',
+                    faults[0] if faults else '')
     report.item('series' not in refused, 'the CPU refuses no VMRUN of the series',
                 refused.get('series', ''))
     differ = sum(bool(wrong(b)) for b in base if b.types)
     report.item(differ > 0, 'on the base types are wrong',
                 f'in {differ} of {sum(bool(b.types) for b in base)}')
-    for name in list(found)[2:]:
-        bad = [f'{p.case} {p.what}: {why}' for p in found[name] if p.types and (why := wrong(p))]
-        why = refused.get(name) or (bad[0] if bad else '')
+    for name in list(parts_of)[2:]:
+        faults = [f'{p.case} {p.what}: {why}' for p in parts_of[name] if p.types
+                  and (why := wrong(p))]
+        why = refused.get(name) or (faults[0] if faults else '')
         report.item(bool(why), f'mutant: {name}', why or 'no type is wrong, no VMRUN refused')
 
 
@@ -238,23 +239,23 @@ def main(args: list[str]) -> int:
         all.update(broken(base))
     report = ktap.Report(base.results / 'types.ktap')
     say('TYPES', f'{len(all)} kernels on Bochs, under its debugger, which takes a minute or two')
-    (found, refused), *theirs = jobs.together(lambda: on_bochs(base, all), *(
+    (parts_of, refused), *theirs = jobs.together(lambda: on_bochs(base, all), *(
         lambda k=all[label], label=label: on_qemu(base, k, label) for label in ('base', 'series')))
-    two, picture = (found['base'], found['series']), svg(found['base'], found['series'])
+    two, picture = (parts_of['base'], parts_of['series']), svg(parts_of['base'], parts_of['series'])
     put(base.results / 'types.txt', LEFT_OUT + table(*two) + '\n' + table(*two, 'UC'))
     put(base.results / 'types.svg', picture)
     put(base.results / 'types.trace', ''.join(f'# {label} {p.case} {p.what}\n' + ''.join(
-        f'{line}\n' for line in p.lines) for label in ('base', 'series') for p in found[label]))
+        f'{line}\n' for line in p.lines) for label in ('base', 'series') for p in parts_of[label]))
     print('\n' + LEFT_OUT + table(*two, cases='npt_on.') +
           f'\n  the other cases, and MTRR type UC: {rel(base.results)}/types.txt\n')
-    judge(report, found, refused)
+    judge(report, parts_of, refused)
     if base.is_default():
         same = picture == read(PICTURE)
         report.item(same, f'{rel(PICTURE)} is the picture of this',
                     '' if same else f'cp {rel(base.results)}/types.svg {rel(PICTURE)}')
     for label, g_pats in zip(('base', 'series'), theirs):
         if g_pats:
-            agree(report, label, found[label], g_pats)
+            agree(report, label, parts_of[label], g_pats)
         else:
             report.item('skip', f'QEMU and Bochs see the same g_pat on the {label}',
                         'VMRUNs are not watched on QEMU')

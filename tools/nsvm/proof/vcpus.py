@@ -86,17 +86,18 @@ def rows(k: str, watch: Watch) -> list[str]:
 
 def judge(report: ktap.Report, k: str, own: bool, watch: Watch, pats: list[str]) -> None:
     """own: each vCPU of L2 runs with what it wrote itself, else never; pats: written in turns"""
-    them = watch.writers()
-    wrong = [f'{len(them)} vCPUs of L2 wrote'] if len(them) != 2 else []
-    for n, v in enumerate(them):
+    writers = watch.writers()
+    faults = [f'{len(writers)} vCPUs of L2 wrote'] if len(writers) != 2 else []
+    for n, v in enumerate(writers):
         if v.wrote != pats[n::2]:
-            wrong.append(f'vCPU {n} wrote {" ".join(v.wrote)}')
-        wrong += [f'vCPU {n}, {value}: {had} of {ran} VMRUNs had it'
-                  for value, ran, had in v.writes() if not ran or had != (ran if own else 0)]
+            faults.append(f'vCPU {n} wrote {" ".join(v.wrote)}')
+        faults += [f'vCPU {n}, {value}: {had} of {ran} VMRUNs had it'
+                   for value, ran, had in v.writes() if not ran or had != (ran if own else 0)]
     whose = 'its own PAT' if own else 'the PAT of L1'
-    report.item(not wrong, f'{k}: each vCPU of L2 runs with {whose}', wrong[0] if wrong else '')
-    report.item(bool(them) and all(v.moves for v in them), f'{k}: L2 moves between the vCPUs of L1',
-                ' and '.join(f'{v.moves} times' for v in them))
+    report.item(not faults, f'{k}: each vCPU of L2 runs with {whose}', faults[0] if faults else '')
+    report.item(bool(writers) and all(v.moves for v in writers),
+                f'{k}: L2 moves between the vCPUs of L1',
+                ' and '.join(f'{v.moves} times' for v in writers))
     linux = [seen for seen in watch.l1.values() if LINUX in seen]
     kept = len(linux) == 2 and all(seen[-1] == LINUX and seen.count(LINUX) == 1 for seen in linux)
     report.item(kept, f'{k}: each vCPU of L1 keeps its PAT', ', '.join(map(' '.join, linux)))

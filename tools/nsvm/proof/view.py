@@ -30,12 +30,12 @@ def told(base: Base, case: str) -> tuple[str, str]:
     panels, out = {}, []
     for kernel, title in ('base', base.name), ('series', 'with the series'):
         log = base.results / f'{kernel}.vmrun'
-        found = stories(log, case)
-        if not found:
+        told = stories(log, case)
+        if not told:
             raise Fatal(f'no case {case} in {rel(log)}: make view CASE=list')
-        names |= story.pat_names(''.join(story.sources(tests / f'{s.test}.c') for s in found))
-        out.append(f'{kernel}\n' + '\n\n'.join(story.text(s, names) for s in found))
-        panels[title] = next((s for s in found if s.events), found[0])
+        names |= story.pat_names(''.join(story.sources(tests / f'{s.test}.c') for s in told))
+        out.append(f'{kernel}\n' + '\n\n'.join(story.text(s, names) for s in told))
+        panels[title] = next((s for s in told if s.events), told[0])
     return '\n\n'.join(out), story.svg(panels, names)
 
 

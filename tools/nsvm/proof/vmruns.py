@@ -240,10 +240,10 @@ class Check:
         first: dict[str, Error] = {}
         for e in self.errors:
             first.setdefault(e.case, e)
-        said = [f'{e.case}: VMRUN {e.vmrun}: {e.text}'
-                for e in (self.errors if all else list(first.values())[:10])]
+        lines = [f'{e.case}: VMRUN {e.vmrun}: {e.text}'
+                 for e in (self.errors if all else list(first.values())[:10])]
         return '\n'.join(f'{self.label}: {line}'
-                         for line in [*said, self.why, self.figures, self.emulator] if line)
+                         for line in [*lines, self.why, self.figures, self.emulator] if line)
 
 
 def check(lines: Iterable[str], label: str) -> Check:
@@ -280,9 +280,9 @@ def selftest(lines: Iterable[str]) -> list[tuple[str, str, str]]:
     log = '\n'.join(map(str.rstrip, lines))
     results = []
     for name, pattern, spoilt, must_say in SPOILT:
-        said = check(re.sub(pattern, spoilt, log, flags=re.M).split('\n'),
-                     '').text(all=True).split('\n')
-        found = [line for line in said if must_say in line]
-        detail = re.sub(r'^: (.*: (?=VMRUN))?', '', (found or said)[0])
-        results.append(('ok', name, detail) if found else ('not ok', name, f'says: {detail}'))
+        printed = check(re.sub(pattern, spoilt, log, flags=re.M).split('\n'),
+                        '').text(all=True).split('\n')
+        matches = [line for line in printed if must_say in line]
+        detail = re.sub(r'^: (.*: (?=VMRUN))?', '', (matches or printed)[0])
+        results.append(('ok', name, detail) if matches else ('not ok', name, f'says: {detail}'))
     return results

@@ -63,9 +63,9 @@ class Watch:
         if line[0] == 'V':
             self.vmrun(line.split())
         elif line[0] == 'M':
-            _, _, _, vmcb, what, rip, value = line.split()
+            _, _, _, vmcb, kind, rip, value = line.split()
             if vmcb != self.mine:
-                self.access[self.guest] = what, int(rip, 16), value
+                self.access[self.guest] = kind, int(rip, 16), value
         elif line[0] == 'A' and len(f := line.split()) == 6:		# the last line may be cut off
             self.guest = self.era + f[5]
         elif line.startswith('T # stack: '):
@@ -88,8 +88,8 @@ class Watch:
             self.band('L1', g_pat)
             return
         if self.guest in self.access:
-            what, at, wrote = self.access.pop(self.guest)
-            if int(rip, 16) == at + 2 and what == 'w':
+            kind, at, wrote = self.access.pop(self.guest)
+            if int(rip, 16) == at + 2 and kind == 'w':
                 self.begin(wrote, wrote)
                 self.band('L2 reads', wrote)
             elif int(rip, 16) == at + 2:
@@ -141,16 +141,16 @@ def svg(panels: dict[str, Watch], names: Names, rows: dict[str, str] = ROWS) -> 
     scale = (WIDTH - LEFT - 24) / longest
     for y, (title, w) in zip(range(TOP, height, TALL), panels.items()):
         put(16, y + 24, title, 'font-size="15" font-weight="bold" fill="#222"')
-        for down, (name, said) in zip((40, 76, 112), rows.items()):
-            put(16, y + down + 18, said, 'fill="#222"')
+        for down, (name, caption) in zip((40, 76, 112), rows.items()):
+            put(16, y + down + 18, caption, 'fill="#222"')
             band = w.bands.get(name, [])
             for (at, value), (end, _) in zip(band, [*band[1:], (w.marks[-1][0], '')]):
                 box(LEFT + at * scale, y + down, max((end - at) * scale, 0.5), 26, colour[value])
         for at, text in w.marks:
             if re.match('L1 is up|L2 (is up|writes|is done)', text):
                 short = {'L1 is up': 'L1', 'L2 is up, reads': 'L2', 'L2 is done': 'end'}
-                said = short.get(re.sub(' [0-9a-f]{16}', '', text), 'w')
-                put(LEFT + at * scale - 3, y + 162, said, 'font-size="11" fill="#555"')
+                caption = short.get(re.sub(' [0-9a-f]{16}', '', text), 'w')
+                put(LEFT + at * scale - 3, y + 162, caption, 'font-size="11" fill="#555"')
                 box(LEFT + at * scale, y + 36, 1, 112, '#222')
     put(16, height - 12, 'L1: it is up.  L2: it is up.  w: it writes IA32_PAT.',
         'fill="#555" font-size="12"')

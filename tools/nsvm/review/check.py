@@ -123,15 +123,15 @@ class Check:
 
 def all_checks() -> list[Check]:
     groups = [g.partition(' (')[0] for g in GROUPS]
-    head, found = rf'^# ({"|".join(groups)}): (.*) \((each|whole)(, fast)?\)\n(?:# depends: (.*))?', []
+    head, checks = rf'^# ({"|".join(groups)}): (.*) \((each|whole)(, fast)?\)\n(?:# depends: (.*))?', []
     for file in (f for f in CHECKS.iterdir() if f.is_file() and f.name[0] != '.'
                  and f.name != 'lib.sh'):
         m = re.search(head, read(file), re.M)
         if not m:
             raise Fatal(f'{rel(file)} does not say what it is, see review/check.py')
-        found.append(Check(file, m[2], groups.index(m[1]), m[3] == 'each', bool(m[4]),
-                           (m[5] or '').split()))
-    return sorted(found, key=lambda c: (c.group, c.name))
+        checks.append(Check(file, m[2], groups.index(m[1]), m[3] == 'each', bool(m[4]),
+                            (m[5] or '').split()))
+    return sorted(checks, key=lambda c: (c.group, c.name))
 
 
 # ---- what a result depends on ----
@@ -158,11 +158,11 @@ def key(check: Check, n: int, series: Series, common: str) -> str:
                   *(series.git('rev-parse', f'{c}^{{tree}}') for c in series.commits[n - 1:n + 1])]
     else:
         parts.append(series.base.series_id())
-    for what in check.depends:
-        if what == 'kernel':
+    for source in check.depends:
+        if source == 'kernel':
             parts += [series.kernel().id, qemu.find().version]
         else:
-            parts += [what, *contents(series.base.dir / what), *contents(place.top / what)]
+            parts += [source, *contents(series.base.dir / source), *contents(place.top / source)]
     return digest(*parts)
 
 

@@ -58,9 +58,9 @@ def subject_prefix() -> tuple[int, str]:
 
 def news(base: Base, version: int) -> str:
     """What goes between the text of the cover letter and its list of patches"""
-    said = re.split(r'^v([0-9]+):.*\n', read(base.dir / 'changes'), flags=re.M)
+    entries = re.split(r'^v([0-9]+):.*\n', read(base.dir / 'changes'), flags=re.M)
     changes = {int(v): re.sub(r'\n{2,}', '\n', text.strip('\n'))
-               for v, text in zip(said[1::2], said[2::2])}
+               for v, text in zip(entries[1::2], entries[2::2])}
     if version > 1 and version not in changes:
         raise Fatal(f'{rel(base.dir / "changes")} does not say what is new in v{version}: '
                     f'it needs a line "v{version}:" and text below')

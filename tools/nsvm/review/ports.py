@@ -41,9 +41,9 @@ def verdict(text: str) -> str:
     if not any(count.values()):
         return 'identical'
     code = count['code']
-    said = f'changed: {code} line{"s" * (code > 1)}' if code else 'context only' if count[
+    change = f'changed: {code} line{"s" * (code > 1)}' if code else 'context only' if count[
         'context'] else 'same diff'
-    return said + ', message' * (count['message'] > 0)
+    return change + ', message' * (count['message'] > 0)
 
 
 def subjects(base: Base) -> dict[str, str]:
@@ -62,17 +62,17 @@ def compare(first: Base, port: Base, report: ktap.Report) -> None:
                for line in re.findall(r'^differs:[ \t]*(.+?)[ \t]*$', port.text, re.M)}
     for subject in dict.fromkeys([*now, *was, *claimed]):
         alone = '' if (subject in now) == (subject in was) else '+' if subject in now else '-'
-        said = {'+': 'only in this port', '-': 'not in this port', '': 'in neither series'}[alone]
+        reason = {'+': 'only in this port', '-': 'not in this port', '': 'in neither series'}[alone]
         if subject in now and not alone:
             # However much was changed, it is compared with its counterpart
             ranges = [f'{commit}^..{commit}' for commit in (was[subject], now[subject])]
             one = first.git('range-diff', '--no-color', '--creation-factor=999', *ranges,
                             env=objects)
             text += f'{one}\n'
-            said = verdict(one)
+            reason = verdict(one)
         as_claimed = alone == claimed.get(subject, '')
-        report.item(as_claimed, f'{port.name}: {subject}', said if as_claimed
-                    else f'{said}, and not as "differs:" in {rel(port.dir)}/BASE says')
+        report.item(as_claimed, f'{port.name}: {subject}', reason if as_claimed
+                    else f'{reason}, and not as "differs:" in {rel(port.dir)}/BASE says')
     put(diff, text)
 
 

@@ -43,35 +43,37 @@ ASK = ['scripts/get_maintainer.pl', '--nogit', '--nogit-fallback', '--norolestat
 
 def against(base: Base, made: dict[str, str], who: str) -> list[str]:
     """What is in the way, a line each"""
-    found = [f'this waits for {what}' for what in base.keys('waits')]
+    reasons = [f'this waits for {cause}' for cause in base.keys('waits')]
     unsigned = [name for name, text in made.items() if name != LETTER
                 and f'Signed-off-by: {who}' not in text.partition('\n---\n')[0].splitlines()]
     if unsigned:
-        found.append(f'not signed off by {who} ({unsigned[0]}): SIGNOFF=1 does it, '
-                     'see "Developer\'s Certificate of Origin"')
+        reasons.append(f'not signed off by {who} ({unsigned[0]}): SIGNOFF=1 does it, '
+                       'see "Developer\'s Certificate of Origin"')
     for d in (base.dir, place.overlay):
         if not git_ok(d, 'rev-parse', '-q', '--verify', 'HEAD'):
-            found.append(f'{rel(d)} is in no git repository: nobody could say later what was sent')
+            reasons.append(
+                f'{rel(d)} is in no git repository: nobody could say later what was sent')
         elif changed := git(d, 'status', '--porcelain', '.'):
-            found.append('changes that are in no commit: '
-                         f'{" ".join(line[3:] for line in changed.splitlines())}')
+            reasons.append('changes that are in no commit: '
+                           f'{" ".join(line[3:] for line in changed.splitlines())}')
     applied = read(base.src / '.git/nsvm-applied').split()
     if not base.is_clean() or base.head() not in applied:
-        found.append(f'{rel(base.src)} has commits or edits that are not in patches/: make patches')
+        reasons.append(
+            f'{rel(base.src)} has commits or edits that are not in patches/: make patches')
     elif base.series_id() not in applied:
-        found.append(f'{rel(base.src)} is not what patches/ has now: make tree')
+        reasons.append(f'{rel(base.src)} is not what patches/ has now: make tree')
     mark = base.tested()
     if not mark:
-        found.append('make test has not passed here yet')
+        reasons.append('make test has not passed here yet')
     elif mark.get('content') != base.content_id():
-        found.append(f'make test passed for something else ({mark.get("date")}), not for this '
-                     'series on this base')
-    return found
+        reasons.append(f'make test passed for something else ({mark.get("date")}), not for this '
+                       'series on this base')
+    return reasons
 
 
 def reports(made: dict[str, str]) -> dict[str, str]:
     """Of the mails of a series, those that go to its maintainers before any list"""
-    about, found = dict(re.findall(r'^Patch (\d+): ((?:.+\n)+)', made[LETTER], re.M)), {}
+    about, mails = dict(re.findall(r'^Patch (\d+): ((?:.+\n)+)', made[LETTER], re.M)), {}
     for n, (name, text) in enumerate(made.items()):
         if name == LETTER or all(file.startswith('tools/testing/')
                                  for file in re.findall(r'^diff --git a/(\S+)', text, re.M)):
@@ -81,16 +83,16 @@ def reports(made: dict[str, str]) -> dict[str, str]:
                         'conditions, reproducer')
         text = re.sub(r'^(Subject: \[.*?) \d+/\d+\]', r'\1]', text, count=1, flags=re.M)
         text = re.sub(r'^(?:In-Reply-To|References): .*\n', '', text, flags=re.M)
-        found[name] = text.replace('\n---\n', f'\n---\n{about[str(n)]}\n', 1)
-    return found
+        mails[name] = text.replace('\n---\n', f'\n---\n{about[str(n)]}\n', 1)
+    return mails
 
 
 def ask(base: Base, names: list[str], *options: str) -> list[str]:
     """Addresses, by both MAINTAINERS"""
     argv = [*ASK, *options, *(base.dir / name for name in names)]
-    found = jobs.together(lambda: jobs.output(argv, cwd=base.src), lambda: jobs.output(
+    answers = jobs.together(lambda: jobs.output(argv, cwd=base.src), lambda: jobs.output(
         [*argv, '--mpath', place.top / 'MAINTAINERS'], cwd=base.src))
-    return list(dict.fromkeys(''.join(found).splitlines()))
+    return list(dict.fromkeys(''.join(answers).splitlines()))
 
 
 def main(args: list[str]) -> int:

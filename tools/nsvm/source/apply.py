@@ -26,8 +26,8 @@ class Applied:
     left_out: list[str] = field(default_factory=list)	# those that the tree has from upstream
 
     def __str__(self) -> str:
-        how = f'with -C1: {", ".join(self.loose)}' if self.loose else 'strictly'
-        return '; '.join([how, *(f'{name} is upstream there' for name in self.left_out)])
+        strictness = f'with -C1: {", ".join(self.loose)}' if self.loose else 'strictly'
+        return '; '.join([strictness, *(f'{name} is upstream there' for name in self.left_out)])
 
 
 def patches(*bases: Base) -> list[Path]:

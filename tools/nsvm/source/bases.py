@@ -29,25 +29,26 @@ TOUCHED = ['Makefile', 'Documentation/virt', 'arch/x86/include', 'arch/x86/kvm',
 
 def releases(packages: set[str], newest: bool) -> dict[tuple[str, str], list[str]]:
     """(package, version) -> suites that have it; of an upstream release the newest version"""
-    found: dict[tuple[str, str], list[str]] = {}
+    suites_of: dict[tuple[str, str], list[str]] = {}
     for suite in SUITES:
         try:
             with debian.Archive(suite, 'one') as apt:
                 apt.update()
                 for name in packages:
                     for version in release.versions_in(apt, name)[:1 if newest else None]:
-                        key = next((k for k in found if k[0] == name and release.upstream_part(
+                        key = next((k for k in suites_of if k[0] == name and release.upstream_part(
                             k[1]) == release.upstream_part(version)), (name, version))
-                        found.setdefault(key, []).append(suite)
+                        suites_of.setdefault(key, []).append(suite)
         except Fatal as e:
             say('BASES', f'{suite}: {e}')
-    return found
+    return suites_of
 
 
-def in_order(found: dict[tuple[str, str], list[str]]) -> list[tuple[str, str]]:
+def in_order(suites_of: dict[tuple[str, str], list[str]]) -> list[tuple[str, str]]:
     """By package, the newest version first"""
-    return [(name, version) for name in sorted({name for name, _ in found})
-            for version in release.newest_first({version for of, version in found if of == name})]
+    return [
+        (name, version) for name in sorted({name for name, _ in suites_of})
+        for version in release.newest_first({version for of, version in suites_of if of == name})]
 
 
 def src_of(package: str, version: str) -> tuple[Path, str] | None:
@@ -130,9 +131,9 @@ def main(args: list[str]) -> int:
     newest, trees = 'newest' in args, [arg for arg in args if arg != 'newest']
     report = ktap.Report(place.build / 'bases/bases.ktap')
     report.group('Releases in Debian')
-    found = releases({base.key('package') for base in bases if base.key('package')}, newest)
-    for name, version in in_order(found):
-        suites = found[name, version]
+    suites_of = releases({base.key('package') for base in bases if base.key('package')}, newest)
+    for name, version in in_order(suites_of):
+        suites = suites_of[name, version]
         of = [base for base in bases if base.key('package') == name]
         try:
             repo, commit = tree_of_package(of[0], version, suites)

@@ -127,18 +127,19 @@ class Archive:
                 for record in text.split('\n\n') if record.strip()]
 
     def search(self, pattern: str) -> list[str]:
-        found = jobs.output(self.argv('apt-cache', '--names-only', 'search', pattern), check=False)
-        return [line.split()[0] for line in found.splitlines() if line]
+        listing = jobs.output(self.argv('apt-cache', '--names-only', 'search', pattern),
+                              check=False)
+        return [line.split()[0] for line in listing.splitlines() if line]
 
     def ask(self, package: str, version: str = '', file: str = '') -> tuple[str, str, str] | None:
         """What apt would fetch: URI, name, SHA256; with file, that one of a source package
 
         A name that apt does not know is a pattern for it, so see what it found."""
-        what = f'{package}={version}' if version else package
+        wanted = f'{package}={version}' if version else package
         if file:
-            argv = self.get('source', '--download-only', '--print-uris', what)
+            argv = self.get('source', '--download-only', '--print-uris', wanted)
         else:
-            argv = self.get('download', '--print-uris', what)
+            argv = self.get('download', '--print-uris', wanted)
         for uri, name, sha in re.findall(r"^'(\S*)' (\S+) .*SHA256:([0-9a-f]{64})",
                                          jobs.output(argv, check=False), re.M):
             if name == file or (not file and name.startswith(f'{package}_')):
@@ -149,11 +150,11 @@ class Archive:
 
     def fetch(self, package: str, version: str = '', file: str = '') -> Path:
         """A package, or a file of a source package, in build/dl; Fatal 3 if it cannot be had"""
-        found = self.ask(package, version, file)
-        if not found:
+        offer = self.ask(package, version, file)
+        if not offer:
             raise Fatal(f'{self.suite or "apt"} has no '
                         f'{file or package}{" " + version if version else ""}', NOT_HERE)
-        uri, name, sha = found
+        uri, name, sha = offer
         to, tmp = place.downloads / name, place.downloads / f'tmp-{name}'
         if to.exists() and not has_sum(to, sha):
             say('APT', f'{rel(to)} is damaged (SHA256 differs): fetched again')

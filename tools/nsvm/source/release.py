@@ -92,16 +92,16 @@ def offers(base: Base, reasons: list[str]) -> Iterator[Offer]:
         with debian.Archive(suite) as apt:
             try:
                 apt.update()
-                found = versions_in(apt, name)
-                if not found and not suite:
+                versions = versions_in(apt, name)
+                if not versions and not suite:
                     setup.update_lists()
-                    found = versions_in(apt, name)
+                    versions = versions_in(apt, name)
             except Fatal as e:
                 reasons.append(str(e))
                 continue
-            if not found:
+            if not versions:
                 reasons.append(f'{suite or "apt"} has no {name}')
-            yield from (Offer(version, apt) for version in found)
+            yield from (Offer(version, apt) for version in versions)
     yield from (Offer(version) for version in kept(name))
 
 
@@ -172,8 +172,8 @@ def search(base: Base, reasons: list[str], is_fresh: bool = False) -> list[Candi
 
 def describe(base: Base, kernel: str, offer: str) -> None:
     made_on = base.key('kernel')
-    what = 'the series was made on' if base.series() else f'{rel(base.dir)} was made for'
-    same = f', the release {what}' if kernel == made_on else f'; {what} {made_on}'
+    purpose = 'the series was made on' if base.series() else f'{rel(base.dir)} was made for'
+    same = f', the release {purpose}' if kernel == made_on else f'; {purpose} {made_on}'
     say('TREE', f'{base.project()} {kernel} ({offer}){same}')
 
 

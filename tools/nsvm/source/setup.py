@@ -34,10 +34,10 @@ PACKAGES = {
     'remote': 'openssh-client:ssh', 'lava': 'lava-common:- python3-yaml:-', 'fresh': 'mmdebstrap'}
 
 
-def packages(what: list[str]) -> dict[str, str]:
+def packages(groups: list[str]) -> dict[str, str]:
     """package -> program"""
     wanted = {}
-    for w in what:
+    for w in groups:
         if w not in PACKAGES:
             raise Fatal(f'usage: setup [{"|".join(PACKAGES)}]...')
         for item in PACKAGES[w].split():

@@ -61,18 +61,18 @@ def fresh() -> None:
             shutil.copytree(real, copy)
 
 
-def found(name: str, what: str, says: str) -> None:
+def found(name: str, item: str, says: str) -> None:
     rc, items = check(name)
-    bad = [f'{i.name} {i.detail}' for i in items if i.verdict == 'not ok']
-    good = rc == 1 and len(bad) == 1 and re.search(says, bad[0]) is not None
-    tap(good, f'check {name}: {what}', '; '.join(bad) or 'not found')
+    failures = [f'{i.name} {i.detail}' for i in items if i.verdict == 'not ok']
+    good = rc == 1 and len(failures) == 1 and re.search(says, failures[0]) is not None
+    tap(good, f'check {name}: {item}', '; '.join(failures) or 'not found')
 
 
 def wanted(name: str) -> bool:
     return name in only or 'all' in only or not only and name in FAST
 
 
-def edit(name: str, file: int | str, pattern: str, new: str, what: str, says: str) -> None:
+def edit(name: str, file: int | str, pattern: str, new: str, item: str, says: str) -> None:
     """file: in the repository, or which of the patches that have the pattern"""
     if not wanted(name):
         return
@@ -86,11 +86,11 @@ def edit(name: str, file: int | str, pattern: str, new: str, what: str, says: st
     if name in EACH:
         says = ''.join('x' if f == p else str(i % 10)
                        for i, f in enumerate(series, 1)) + '.*' + says
-    found(name, what, says)
+    found(name, item, says)
     put(p, was)
 
 
-def code(name: str, file: str, pattern: str, new: str, what: str, says: str,
+def code(name: str, file: str, pattern: str, new: str, item: str, says: str,
          subject: str = 'KVM: x86: nSVM') -> None:
     """One more patch, which edits the file like that, or makes it if there is none"""
     if not wanted(name):
@@ -108,7 +108,7 @@ def code(name: str, file: str, pattern: str, new: str, what: str, says: str,
     mail = f'{n + 1:04}-planted.patch'
     put(patches / mail, git(src, 'format-patch', '-q', '-1', *form, commit) + '\n')
     put(patches / 'series', f'{read(patches / "series")}{mail}\n')
-    found(name, what, (f'x {n + 1}: ' if name in EACH else '') + '.*' + says)
+    found(name, item, (f'x {n + 1}: ' if name in EACH else '') + '.*' + says)
 
 
 MAILS = ('checkpatch', 'subject', 'changelog', 'conflicts', 'fixes', 'recipients', 'spdx')
@@ -135,12 +135,12 @@ makefile = 'tools/testing/selftests/kvm/Makefile'
 makefile += '.kvm' * (src / f'{makefile}.kvm').exists()
 
 
-def svm_code(name: str, file: str, text: str, what: str, says: str) -> None:
-    code(name, file, end_of_includes, f'\\g<0>\n{text}', what, says)
+def svm_code(name: str, file: str, text: str, item: str, says: str) -> None:
+    code(name, file, end_of_includes, f'\\g<0>\n{text}', item, says)
 
 
-def without(name: str, condition: str, what: str) -> None:
-    svm_code(name, svm, f'{condition}\n#error planted\n#endif', what, 'planted')
+def without(name: str, condition: str, item: str) -> None:
+    svm_code(name, svm, f'{condition}\n#error planted\n#endif', item, 'planted')
 
 
 edit('am', 1, r'^(@@ .*\n) (.+)', r'\1 x\2', 'a patch that does not apply',

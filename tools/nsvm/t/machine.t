@@ -55,10 +55,10 @@ def broken(module: str, pattern: bytes, text: bytes) -> Kernel:
     return k
 
 
-def said(label: str, k: Kernel, *tests: str, **how) -> str:
+def said(label: str, k: Kernel, *tests: str, **options) -> str:
     """Of that boot, if it fails"""
     try:
-        return f'no failure: {boot.run(k, label, list(tests), base=base, tests_dir=tmp, **how)}'
+        return f'no failure: {boot.run(k, label, list(tests), base=base, tests_dir=tmp, **options)}'
     except Fatal as e:
         return str(e)
 

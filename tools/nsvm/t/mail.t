@@ -110,11 +110,11 @@ is_('generated-content.rst' in r.stdout, True, 'send: names the rules of the pro
 
 def mails() -> list[Message]:
     r = nsvm(*go)
-    found = [email.message_from_bytes(f.read_bytes()) for f in sorted(sent.iterdir())]
-    is_((r.returncode, len(found)), (0, 3), 'send: REALLY=1', r.stderr)
+    messages = [email.message_from_bytes(f.read_bytes()) for f in sorted(sent.iterdir())]
+    is_((r.returncode, len(messages)), (0, 3), 'send: REALLY=1', r.stderr)
     shutil.rmtree(sent)
     sent.mkdir()
-    return found
+    return messages
 
 
 found = mails()

@@ -73,15 +73,15 @@ def make_files() -> list[Path]:
     for deb in distro.fetch_all(*release.of_src(base)[:2])[1]:
         if re.match('linux-(image|modules|binary)-', deb.name):
             debian.unpack(deb, tmp, '*/virtio_net.ko*', '*/net_failover.ko*', '*/failover.ko*')
-    found = [Path(dropbear), *map(Path, re.findall(r'(/\S+) \(0x', jobs.output(['ldd', dropbear])))]
+    files = [Path(dropbear), *map(Path, re.findall(r'(/\S+) \(0x', jobs.output(['ldd', dropbear])))]
     for name in 'failover', 'net_failover', 'virtio_net':
-        found.append(tmp / f'{name}.ko')
-        found[-1].write_bytes(distro.decompress(next((tmp / 'lib').rglob(f'{name}.ko*'))))
+        files.append(tmp / f'{name}.ko')
+        files[-1].write_bytes(distro.decompress(next((tmp / 'lib').rglob(f'{name}.ko*'))))
     jobs.output(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', tmp / 'key'])
     public = jobs.output(['dropbearkey', '-t', 'ed25519', '-f', tmp / 'host.key'])
     put(tmp / 'known', f'* {re.search(r"^ssh-ed25519 .*", public, re.M)[0]}\n')
     script(tmp / 'sshd', SSHD)
-    return [*found, tmp / 'key.pub', tmp / 'host.key', series.dir / 'modules/kvm-amd.ko']
+    return [*files, tmp / 'key.pub', tmp / 'host.key', series.dir / 'modules/kvm-amd.ko']
 
 
 def free_port() -> int:

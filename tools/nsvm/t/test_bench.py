@@ -20,8 +20,8 @@ ok 3 kvm_run_in_l1 # SKIP no such thing
 
 def subject(label: str, *runs: dict[str, int]) -> bench.Subject:
     """Of which these are the medians"""
-    found = [{row: (median, median, 40) for row, median in run.items()} for run in runs]
-    return bench.Subject(label, 'toy', None, None, medians=bench.collect(found))
+    figures = [{row: (median, median, 40) for row, median in run.items()} for run in runs]
+    return bench.Subject(label, 'toy', None, None, medians=bench.collect(figures))
 
 
 class Figures(unittest.TestCase):
@@ -37,8 +37,8 @@ class Figures(unittest.TestCase):
 
 
 class Table(unittest.TestCase):
-    def rows(self, *found: bench.Subject) -> list[list[str]]:
-        return [line.split() for line in bench.table(list(found))]
+    def rows(self, *subjects: bench.Subject) -> list[list[str]]:
+        return [line.split() for line in bench.table(list(subjects))]
 
     def test_columns_are_differences(self) -> None:
         a, b, c, d = (subject(label, {'r': r, 's': s}) for label, r, s in

@@ -26,15 +26,15 @@ class Test(unittest.TestCase):
     def test_conf(self) -> None:
         for asked in OURS + OTHERS:
             for built in '', OURS[0], OTHERS[0]:
-                said = bash(READ_CONF + '[[ $1 =~ $BUILD_EXCLUSIVE_KERNEL ]] && echo match; echo '
-                            '$AUTOINSTALL', 'dkms', asked, built)
-                self.assertEqual(said, 'match\nyes\n' if asked in OURS else '\n', asked)
-        said = bash(READ_CONF + 'echo ${BUILT_MODULE_NAME[*]} ${DEST_MODULE_LOCATION[*]} '
-                    '$PACKAGE_VERSION', 'dkms')
-        self.assertEqual(said, 'kvm kvm-amd /updates /updates 6.12.117-1~deb12u1+v5\n')
+                output = bash(READ_CONF + '[[ $1 =~ $BUILD_EXCLUSIVE_KERNEL ]] && echo match; echo '
+                              '$AUTOINSTALL', 'dkms', asked, built)
+                self.assertEqual(output, 'match\nyes\n' if asked in OURS else '\n', asked)
+        output = bash(READ_CONF + 'echo ${BUILT_MODULE_NAME[*]} ${DEST_MODULE_LOCATION[*]} '
+                      '$PACKAGE_VERSION', 'dkms')
+        self.assertEqual(output, 'kvm kvm-amd /updates /updates 6.12.117-1~deb12u1+v5\n')
 
     def test_postinst(self) -> None:
         for running in OURS + OTHERS:
-            said = bash('running=$1; uname() { echo $running; }; set configure; . /dev/stdin',
-                        'postinst', running)
-            self.assertEqual(f'does nothing on Linux {running}' in said, running in OTHERS)
+            output = bash('running=$1; uname() { echo $running; }; set configure; . /dev/stdin',
+                          'postinst', running)
+            self.assertEqual(f'does nothing on Linux {running}' in output, running in OTHERS)

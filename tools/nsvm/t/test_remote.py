@@ -40,17 +40,17 @@ class Host(unittest.TestCase):
         given = {'tests': ' '.join(tests), 'limit': '9', 'release': '', **variables}
         return ssh.run([str(self.d / 'ssh')], 'host', files, given, self.d / 'log', live)
 
-    def fails(self, *tests: str, **how) -> str:
+    def fails(self, *tests: str, **options) -> str:
         with self.assertRaises(Fatal) as e:
-            self.run_there(*tests, **how)
+            self.run_there(*tests, **options)
         return str(e.exception)
 
     def left(self) -> list[Path]:
         return list((self.d / 'tmp').iterdir())
 
     def test_time_limit(self) -> None:
-        found = ktap.cases(self.run_there('sleeps', 'one', limit='1'))
-        self.assertEqual([c.verdict for c in found if not c.case], ['not ok', 'ok'])
+        cases = ktap.cases(self.run_there('sleeps', 'one', limit='1'))
+        self.assertEqual([c.verdict for c in cases if not c.case], ['not ok', 'ok'])
 
     def test_sudo(self) -> None:
         toy.script(self.d / 'bin/id', 'echo 1000')

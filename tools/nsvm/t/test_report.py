@@ -21,9 +21,9 @@ FOUND = {'base': [Case(TEST, SEEN, 'not ok', 'x'), Case(TEST, 'b', 'ok'),
 LOGS = {'base': '# nsvm: kernel Linux version 6\n', 'series': ''}
 
 
-def made(found: dict[str, list[Case]] = FOUND) -> dict:
+def made(cases: dict[str, list[Case]] = FOUND) -> dict:
     check = vmruns.check(LOG.splitlines(), 'series')
-    return report.as_json('toy', False, found, LOGS, {'base': None, 'series': check}, check.text(),
+    return report.as_json('toy', False, cases, LOGS, {'base': None, 'series': check}, check.text(),
                           {'name': 'QEMU', 'cpu': 'max', 'cpus': 1, 'memory': 512},
                           {'source': '<a>'})
 

@@ -31,9 +31,9 @@ class TwoMachines(unittest.TestCase):
         self.assertEqual(run.halves([], ['a']), [['a']])
 
     def test_together_again(self) -> None:
-        found = ktap.cases(run.merge([log('t', 'a') + log('v', 'd'), log('u', 'c')],
+        cases = ktap.cases(run.merge([log('t', 'a') + log('v', 'd'), log('u', 'c')],
                                      ['u', 't', 'v']))
-        self.assertEqual([(c.test, c.case, c.verdict, c.ms) for c in found],
+        self.assertEqual([(c.test, c.case, c.verdict, c.ms) for c in cases],
                          [('u', 'c', 'ok', 10), ('u', '', 'ok', 10), ('t', 'a', 'ok', 10),
                           ('t', '', 'ok', 10), ('v', 'd', 'ok', 10), ('v', '', 'ok', 10)])
 

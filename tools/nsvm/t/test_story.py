@@ -54,13 +54,13 @@ class Test(unittest.TestCase):
     def test_boot_begins_anew(self) -> None:
         # the RDMSR is of the boot before
         log = LINES[:7] + ['B'] + LINES[1:2] + LINES[7:]
-        what = [e.what for s in story.stories(log) for e in s.events]
-        self.assertEqual((what.count('writes'), what.count('reads')), (1, 0))
+        kinds = [e.what for s in story.stories(log) for e in s.events]
+        self.assertEqual((kinds.count('writes'), kinds.count('reads')), (1, 0))
 
     def test_svg(self) -> None:
         # "A" before all else
-        found = story.stories(LINES[:2] + LINES[4:5] + LINES[2:], 'l2_writes')[0]
-        root = ET.fromstring(story.svg({'base': found, 'a < b': found}, NAMES))
+        told = story.stories(LINES[:2] + LINES[4:5] + LINES[2:], 'l2_writes')[0]
+        root = ET.fromstring(story.svg({'base': told, 'a < b': told}, NAMES))
         texts = [e.text for e in root.iter('{http://www.w3.org/2000/svg}text')]
         self.assertLessEqual({'base', 'a < b', 'case: not ok', 'VMRUN', 'reads L2_PAT',
                               'writes 00010406', '9', 'writes 02020202: #GP', 'access: to L1',

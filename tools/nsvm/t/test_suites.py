@@ -57,15 +57,15 @@ class Suites(unittest.TestCase):
     def test_directory(self) -> None:
         names = [r.name for r in suites.runs_of(self.dir)]
         self.assertEqual(names, ['kvm_svm01', 'svm', 'svm_pause_filter'])
-        for what in self.dir / 'unittests.cfg', self.dir.parent / 'none':
+        for directory in self.dir / 'unittests.cfg', self.dir.parent / 'none':
             with self.assertRaises((Fatal, FileNotFoundError)):
-                suites.runs_of(what)
+                suites.runs_of(directory)
 
     def test_what_they_say(self) -> None:
-        said = suites.sections(UNIT + LTP)
-        self.assertEqual([*map(suites.summary, said.values())],
+        sections = suites.sections(UNIT + LTP)
+        self.assertEqual([*map(suites.summary, sections.values())],
                          ['1 PASS, 1 FAIL', '1 PASS, 1 SKIP'])
-        cut_off = said['svm'].replace('SUMMARY', '')
+        cut_off = sections['svm'].replace('SUMMARY', '')
         self.assertEqual(suites.summary(cut_off), '1 PASS, 1 FAIL, no end')
 
     def test_difference(self) -> None:

@@ -78,7 +78,7 @@ class Test(unittest.TestCase):
                          ['write of L2 lost'])
 
     def test_what_no_spoilt_log_has(self) -> None:
-        for old, new, said in (
+        for old, new, message in (
                 ('403012 0006010500070406', '403012 0007040600070406',
                  '4: RDMSR returned 0007040600070406, but g_pat was 0006010500070406 at VMRUN 3'),
                 ('V 4 0 b000 0006010500070406 80000df7', 'V 4 0 b000 0007040600070406 0',
@@ -90,7 +90,7 @@ class Test(unittest.TestCase):
                  'NP_ENABLE was , is 1 nCR3 was , is 36e000 in VMCB a000')):
             self.assertIn(old, LOG)
             self.assertEqual(check(LOG.replace(old, new)).text().split('\n')[0],
-                             f'x: {CASE}: VMRUN {said}')
+                             f'x: {CASE}: VMRUN {message}')
 
     def test_errors_are_counted_and_one_shown_for_each_of_ten_cases(self) -> None:
         test = LOG[:LOG.index('E 9')].replace('80000de7', 'f7')

@@ -129,8 +129,8 @@ def make() -> None:
 
 
 def half_made() -> list[str]:
-    found = [*(top / 'build').rglob('*.tmp'), *downloads.glob('tmp*'), *b.glob('candidate-*')]
-    return [str(f) for f in found if '.git' not in f.parts]
+    leftovers = [*(top / 'build').rglob('*.tmp'), *downloads.glob('tmp*'), *b.glob('candidate-*')]
+    return [str(f) for f in leftovers if '.git' not in f.parts]
 
 
 def case(status: int, name: str, pattern: str, *args: str, apt: str = 'good') -> None:
@@ -138,9 +138,9 @@ def case(status: int, name: str, pattern: str, *args: str, apt: str = 'good') ->
     says something that matches, and leaves nothing half-made"""
     os.environ['FAKE_APT'] = apt
     r = nsvm(*(args or ('tree', 'base')))
-    said = (r.stdout + r.stderr).strip()
-    is_((r.returncode, len(r.stderr.splitlines()), bool(re.search(pattern, said, re.S)),
-         half_made()), (status, int(0 < status < 128), True, []), name, said)
+    output = (r.stdout + r.stderr).strip()
+    is_((r.returncode, len(r.stderr.splitlines()), bool(re.search(pattern, output, re.S)),
+         half_made()), (status, int(0 < status < 128), True, []), name, output)
 
 
 def failure(fn: Callable[[], object]) -> str:

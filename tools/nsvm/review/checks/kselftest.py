@@ -33,12 +33,12 @@ def check(series, n: int) -> str:
     test = (vm / 'name').read_text().strip()
     put(vm / 'kselftest', IN_MACHINE)
     settings.set(ACCEL='tcg')
-    said = boot.run(series.kernel(), 'check-kselftest', [f'kselftest:{test}'], base=series.base,
-                    tests_dir=vm, files=[vm / 'kselftest.tar'], view=False).text()
-    print(said)
-    if not re.search(rf'^kvm:{test}$', said, re.M):
+    log_text = boot.run(series.kernel(), 'check-kselftest', [f'kselftest:{test}'], base=series.base,
+                        tests_dir=vm, files=[vm / 'kselftest.tar'], view=False).text()
+    print(log_text)
+    if not re.search(rf'^kvm:{test}$', log_text, re.M):
         raise Fatal('run_kselftest.sh -l does not list it')
-    verdict = re.search(rf'^(not )?ok 1 selftests: kvm: {test}.*', said, re.M)
+    verdict = re.search(rf'^(not )?ok 1 selftests: kvm: {test}.*', log_text, re.M)
     if not verdict or verdict[0] != f'ok 1 selftests: kvm: {test}':
         raise Fatal(f'run_kselftest.sh: {verdict[0] if verdict else "says nothing of it"}')
     return 'installed, listed, and run by run_kselftest.sh in the machine'

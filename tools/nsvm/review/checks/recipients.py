@@ -15,15 +15,15 @@ def check(series, n: int) -> str:
     ours = place.top / 'MAINTAINERS'
     argv = ['scripts/get_maintainer.pl', '--nogit', '--nogit-fallback', '--roles', series.patch(n),
             '--mpath']
-    said = ''.join(
+    addresses = ''.join(
         jobs.together(*(lambda m=m: jobs.output([*argv, m], cwd=series.tree) for m in ('.', ours))))
-    print(said)
-    if not re.search(r'^kvm@vger.kernel.org ', said, re.M):
+    print(addresses)
+    if not re.search(r'^kvm@vger.kernel.org ', addresses, re.M):
         raise Fatal('not for kvm@vger.kernel.org')
-    if not re.search(r'\((supporter|maintainer):KERNEL VIRTUAL MACHINE', said):
+    if not re.search(r'\((supporter|maintainer):KERNEL VIRTUAL MACHINE', addresses):
         raise Fatal('no maintainer of KVM gets it')
     sections = re.findall(r'^(.+)\nM:\t', read(ours), re.M)
-    if series.message(n,
-                      '%s').startswith('KVM: selftests: ') and not any(s in said for s in sections):
+    if series.message(n, '%s').startswith('KVM: selftests: ') and not any(s in addresses
+                                                                          for s in sections):
         raise Fatal('MAINTAINERS does not know it')
     return 'all for kvm@vger.kernel.org and a maintainer of KVM'

@@ -30,10 +30,10 @@ def check(series, n: int) -> str:
     for label, of, more in (('no-kvm', kernel, {'files': [vm / 'test']}), ('intel', intel, {
             'files': [vm / 'test', amd], 'cpu': 'max,vendor=GenuineIntel,family=6,model=85,-svm'}),
                             ('test', kernel, {'parameters': 'nested=0'})):
-        said = boot.run(of, f'check-skip-{label}', [label], base=series.base, tests_dir=vm,
-                        view=False, **more).text()
-        print(said)
-        rc = need_match(r'^# nsvm: end .* rc=(\d+)', said, 'the test did not end')
+        log_text = boot.run(of, f'check-skip-{label}', [label], base=series.base, tests_dir=vm,
+                            view=False, **more).text()
+        print(log_text)
+        rc = need_match(r'^# nsvm: end .* rc=(\d+)', log_text, 'the test did not end')
         if rc != '4':
             raise Fatal(f'{label.replace("test", "nested=0")}: exit status {rc}, and not 4')
     return 'exit status 4 without /dev/kvm, on an Intel CPU, with nested=0'

@@ -16,7 +16,7 @@ INCLUDE = '#include <linux/kvm.h>\n'
 def layout(pahole: str) -> dict[tuple, str]:
     """What must be the same -> "struct member offset size".  A member of a nested struct has the
     offset from the beginning; the nested struct grows with its last member, whose line says so"""
-    found = {}
+    structs = {}
     name = ''
     for line in pahole.splitlines():
         begin = re.match(r'(?:struct|union) ([a-z_0-9]+) \{', line)
@@ -26,11 +26,11 @@ def layout(pahole: str) -> dict[tuple, str]:
         if m and not begin and not line.startswith('}'):
             decl = ' '.join(m[1].split())
             ends = decl.startswith('}')
-            found[name, decl, m[2],
-                  '' if ends else m[3]] = f'{name} {decl.split(";")[0].split()[-1]} {m[2]} {m[3]}'
+            structs[name, decl, m[2],
+                    '' if ends else m[3]] = f'{name} {decl.split(";")[0].split()[-1]} {m[2]} {m[3]}'
         elif size:
-            found[name, 'size', size[1]] = f'{name} size 0 {size[1]}'
-    return found
+            structs[name, 'size', size[1]] = f'{name} size 0 {size[1]}'
+    return structs
 
 
 def check(series, n: int) -> str:
@@ -40,7 +40,7 @@ def check(series, n: int) -> str:
     series.sh('headers')
     gcc = ['gcc', '-x', 'c', '-nostdinc', '-isystem',
            jobs.output(['gcc', '-print-file-name=include']).strip()]
-    found = []
+    differences = []
     for which in ('base', 'series'):
         obj = series.work / f'layout-{which}.o'
         this = [*gcc, '-isystem', series.work / f'headers/{which}/include', '-']
@@ -50,9 +50,9 @@ def check(series, n: int) -> str:
         if len(have) < 300:
             raise Fatal('pahole shows next to nothing')
         macros = jobs.output([*this, '-E', '-dM'], input=INCLUDE)
-        found.append(have | {(m, ): f'macro {m}'
-                             for m in re.findall(r'^#define (.*)', macros, re.M)})
-    before, after = found
+        differences.append(have | {(m,): f'macro {m}'
+                                   for m in re.findall(r'^#define (.*)', macros, re.M)})
+    before, after = differences
     gone = [f'- {before[k]}' for k in before if k not in after]
     new = [f'+ {after[k]}' for k in after if k not in before]
     print('\n'.join(gone + new))

@@ -48,7 +48,8 @@ def values(release: str, version: str, modules: list[str]) -> dict[str, str]:
     # Of that release, the flavours that have the same KVM: -rt-amd64 has another
     releases = abi.replace('.', '[.]').replace('+', '[+]') + '-(cloud-)?amd64'
     conf = [
-        f'BUILT_MODULE_NAME[{i}]="{m}"\nBUILT_MODULE_LOCATION[{i}]="{KVM}"\nDEST_MODULE_LOCATION[{i}]="/updates"'
+        f'BUILT_MODULE_NAME[{i}]="{m}"\nBUILT_MODULE_LOCATION[{i}]="{KVM}"\n'
+        f'DEST_MODULE_LOCATION[{i}]="/updates"'
         for i, m in enumerate(modules)
     ]
     return {'ABI': abi, 'RELEASES': releases, 'TESTED': release, 'VERSION': version,

@@ -84,7 +84,10 @@ def is_packaged(base: Base, debug: bool = False) -> bool:
 
 
 def flavour(debug: bool) -> str:
-    return '-debug' if debug or settings.DEBUG_KERNEL == 'y' else '' if settings.CC == 'gcc' else f'-{settings.CC.rpartition("/")[2]}'
+    """What directories of whole kernels end with"""
+    if debug or settings.DEBUG_KERNEL == 'y':
+        return '-debug'
+    return '' if settings.CC == 'gcc' else f'-{settings.CC.rpartition("/")[2]}'
 
 
 def tree_kernel(base: Base, tree: str, worker: int | str, label: str, to: Path | None = None,

@@ -132,8 +132,7 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = (), unaware: bool = F
 
     Args:
         tests: of the tree's own.
-        unaware: as they are without the series, also with the headers of that kernel: what the series adds to
-            these, they know nothing of.
+        unaware: as they are without the series, with the headers of that kernel.
     """
     of, which = base.tests_base(), '-unaware' if unaware else ''
     newer = of.b != base.b

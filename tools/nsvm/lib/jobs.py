@@ -22,8 +22,8 @@ from lib.settings import place, rel, settings
 
 # What programs get of the environment: nothing that changes what git, make or a compiler does
 PASSED_ON = re.compile(
-    r'PATH|HOME|USER|LOGNAME|SHELL|TERM|TMPDIR|TZ|COLUMNS|LINES|EMAIL|SSH_AUTH_SOCK|GNUPGHOME|XDG_\w+|'
-    r'(https?|ftp|no|all)_proxy|(HTTPS?|FTP|NO|ALL)_PROXY|NSVM_AS_ROOT|FAKE_APT')
+    r'PATH|HOME|USER|LOGNAME|SHELL|TERM|TMPDIR|TZ|COLUMNS|LINES|EMAIL|SSH_AUTH_SOCK|GNUPGHOME|'
+    r'XDG_\w+|(https?|ftp|no|all)_proxy|(HTTPS?|FTP|NO|ALL)_PROXY|NSVM_AS_ROOT|FAKE_APT')
 
 MEMINFO = Path('/proc/meminfo')
 QEMU_ITSELF = 256		# MiB, beside the memory of its machine
@@ -181,9 +181,10 @@ def last_line(text: str) -> str:
     return lines[-1].strip() if lines else ''
 
 
-ERRORS = [re.compile(p, re.M | f) for p, f in ((r'No space left on device', 0), (
+ERRORS = [re.compile(pattern, re.M) for pattern in (
+    r'No space left on device',
     r'^.*:[0-9]+(:[0-9]+)?: (fatal )?error:.*|^.*: undefined reference.*|^(fatal|error):.*|^E: .*',
-    0), (r'^.*(error|\*\*\*|cannot|unable|not found).*', re.I))]
+    r'(?i)^.*(error|\*\*\*|cannot|unable|not found).*')]
 
 
 def first_error(log: Path, rc: int | None = 1) -> str:
@@ -217,9 +218,8 @@ def workers(machines: int = 1) -> int:
     """How many things to do at a time: JOBS=, or one a CPU if there is memory for so many machines
     in each"""
     available = re.search(r'^MemAvailable: *([0-9]+)', MEMINFO.read_text(), re.M)
-    each = machines * (settings.number('MEMORY') + QEMU_ITSELF)
-    return settings.number('JOBS') or max(1, min(len(os.sched_getaffinity(0)),
-                                                 int(available[1]) // 1024 // each))
+    fitting = int(available[1]) // 1024 // (machines * (settings.number('MEMORY') + QEMU_ITSELF))
+    return settings.number('JOBS') or max(1, min(len(os.sched_getaffinity(0)), fitting))
 
 
 def each(fn: Callable[[T], R], items: Iterable[T],

@@ -235,9 +235,10 @@ def rows(base: list[Case], series: list[Case]) -> list[Row]:
 def count(table_rows: list[Row]) -> dict[str, int]:
     """Verdicts on the series; fixed, held and broken are of those that were run on the base"""
     pairs = {'fixed': ('not ok', 'ok'), 'held': ('ok', 'ok'), 'broken': ('ok', 'not ok')}
-    return {verdict: sum(r.series.verdict == verdict for r in table_rows) for verdict in (
-        'ok', 'not ok', 'skip')} | {name: sum((r.base, r.series.verdict) == pair
-                                              for r in table_rows) for name, pair in pairs.items()}
+    counts = {verdict: sum(r.series.verdict == verdict for r in table_rows)
+              for verdict in ('ok', 'not ok', 'skip')}
+    return counts | {name: sum((r.base, r.series.verdict) == pair for r in table_rows)
+                     for name, pair in pairs.items()}
 
 
 def table(cases: list[Row], name: str = 'series') -> tuple[str, bool]:
@@ -250,7 +251,8 @@ def table(cases: list[Row], name: str = 'series') -> tuple[str, bool]:
         if r.case and r.test != last:
             told.append((r.test, '', '', ''))
             last = r.test
-        name_cell = f'  {readable(r.case)}' if r.case else f'({r.test})' if r.test in with_cases else r.test
+        whole = f'({r.test})' if r.test in with_cases else r.test
+        name_cell = f'  {readable(r.case)}' if r.case else whole
         told.append((name_cell, r.base or '(none)' * some, r.series.verdict,
                      '' if r.series.verdict == 'ok' else r.series.reason))
     wide = max([24, *(len(row[0]) for row in told)])
@@ -305,7 +307,8 @@ class Report:
         return sum(i.verdict == verdict for i in self.items)
 
     def summary(self) -> str:
-        return f'{self.count("ok")} passed, {self.count("not ok")} failed, {self.count("skip")} skipped'
+        return (f'{self.count("ok")} passed, {self.count("not ok")} failed, '
+                f'{self.count("skip")} skipped')
 
     def close(self) -> bool:
         """Write the file; is there no failure?"""

@@ -3,7 +3,7 @@
 
 svm_nested_pat_types.c has the same table (t/test_types.py compares them).
 """
-TYPES = {0: 'UC', 1: 'WC', 4: 'WT', 5: 'WP', 6: 'WB', 7: 'UC-'}		# APM volume 2, "PAT Register"
+TYPES = {0: 'UC', 1: 'WC', 4: 'WT', 5: 'WP', 6: 'WB', 7: 'UC-'}	# APM volume 2, "PAT Register"
 RESET = '0007040600070406'
 LINUX = '0407050600070106'		# arch/x86/mm/pat/memtype.c
 NAMES = {
@@ -21,7 +21,7 @@ def fields(pat: str) -> list[str]:
 
 
 def combined(pat: str, mtrr: str) -> str:
-    """Memory type of an access (APM volume 2, "Combining Memory Types"), for MTRR types WB and UC"""
+    """Memory type of an access, for MTRR types WB and UC (APM, "Combining Memory Types")"""
     if pat in ('UC', 'UC-'):
         return 'UC'
     return pat if pat == 'WC' or mtrr == 'WB' else mtrr

@@ -30,7 +30,8 @@ from source.debian import NOT_HERE
 SUITE = 'trixie'	# bookworm's is too old, sid's panics in the guest's clock code
 PACKAGES = ['bochs', 'bochs-term', 'bochsbios', 'vgabios', 'xorriso', 'isolinux', 'syslinux-common',
             'base-files', 'dash']
-APPEND = 'console=ttyS0,115200 panic=-1 reboot=t nokaslr no5lvl mitigations=off loglevel=7 tsc=reliable'
+APPEND = ('console=ttyS0,115200 panic=-1 reboot=t nokaslr no5lvl mitigations=off loglevel=7 '
+          'tsc=reliable')
 SLOWER = 3		# than QEMU, for time limits
 CPU, MEMORY = 'ryzen', 512
 CONFIG = '''\

@@ -37,7 +37,8 @@ APPEND = 'console=ttyS0,115200 out=/dev/console panic=-1 mitigations=off logleve
 START, END = '# nsvm: kernel ', '# nsvm: done'
 # The result is what is in the line, of "ok 1 x # SKIP y" the "o": a name may be used once only
 PATTERN = (
-    r'(?:^|\n)(?=(?:(?:not )?ok \d+|# nsvm: end) (?P<test_case_id>\S+)[^\n]*\n)(?:# nsvm: end \S+ )?'
+    r'(?:^|\n)(?=(?:(?:not )?ok \d+|# nsvm: end) (?P<test_case_id>\S+)[^\n]*\n)'
+    r'(?:# nsvm: end \S+ )?'
     r'(?P<result>not ok|o(?=k \d+ \S+ +# SKIP)|ok|rc=0(?= )|rc=4(?= )|rc=)')
 VERDICT = {'ok': 'pass', 'not ok': 'fail', 'o': 'skip', 'rc=0': 'pass', 'rc=4': 'skip',
            'rc=': 'fail'}

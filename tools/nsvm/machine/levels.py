@@ -70,9 +70,10 @@ def make(vmms: dict[str, Path], files: dict[str, Path], to: Path) -> Path:
 
 def room(base: Base, kernel: Kernel, vmms: dict[str, Path], l2: str, more: dict[str, Path],
          to: Path) -> Path:
-    """The room, in which the first QEMU is L1's as well; kernel: of L1 and L2; l2: what that does; more: files"""
+    """The first QEMU is L1's as well; kernel: of L1 and L2; l2: what that does; more: files"""
     l1_initrd, l2_initrd = to.with_suffix('.l1'), to.with_suffix('.l2')
     initrd(kernel, l1_initrd, f'l1:{next(iter(vmms))}', [])
-    modules = [f for m in distro.MORE if (f := distro.get(base) / f'modules/{m}.ko').exists()]		# else it is in the kernel
+    # What is not there is in the kernel
+    modules = [f for m in distro.MORE if (f := distro.get(base) / f'modules/{m}.ko').exists()]
     initrd(Bare(kernel.dir, kernel.label), l2_initrd, f'l2:{l2}', modules)
     return make(vmms, {'vmlinux': kernel.image, 'l1': l1_initrd, 'l2': l2_initrd, **more}, to)

@@ -25,7 +25,8 @@ TIME_LIMIT = 900		# seconds
 INCLUDED = 'make,python3,ca-certificates'		# make setup installs the rest
 HOME = 'root/nsvm'
 IN_CHROOT = '''mount --bind /dev "$1/dev" && mount -t proc proc "$1/proc" &&
-exec chroot "$1" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 make -C "/$2" run BASE="$3"'''
+exec chroot "$1" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 \
+	make -C "/$2" run BASE="$3"'''
 
 
 def sources(suite: str) -> list[str]:
@@ -84,7 +85,8 @@ def main(args: list[str]) -> int:
         text = read(log)
         kernel = re.search(r'^  TREE +(?:QEMU|Linux) (.*)$', text, re.M)
         cases = re.search(r'^  on the series: (.*)$', text, re.M)
-        detail = f'Linux {kernel[1] if kernel else "none"}; {cases[1] if cases else jobs.last_line(text)}'
+        result = cases[1] if cases else jobs.last_line(text)
+        detail = f'Linux {kernel[1] if kernel else "none"}; {result}'
         report.item(status == 0, f'make run in a fresh Debian {suite}',
                     detail if status == 0 else f'{detail} (log: {rel(log)})')
     finally:

@@ -73,7 +73,8 @@ class Job:
         seed, step = at[-1][0], int(at[-1][1]) + ('# nsvm: fuzz failed' not in self.log) * PROGRESS
         for kind in ('log', 'console'):
             shutil.copy(results / f'{self.label}.{kind}', results / f'failed-{seed}.{kind}')
-        return f'{self.why}; again: make fuzz SEED={seed} STEPS={step} (log: {rel(results)}/failed-{seed}.log)'
+        return (f'{self.why}; again: make fuzz SEED={seed} STEPS={step} '
+                f'(log: {rel(results)}/failed-{seed}.log)')
 
 
 def figures(log: str) -> str:

@@ -102,7 +102,8 @@ def on_host(base: Base, host: str, files: list[Path], variables: dict[str, str],
     text, good = ktap.table(ktap.rows(before[0][1] if before else [], cases), label)
     what = 'the series' if before else 'its KVM'
     nothing = not any(c.verdict == 'ok' for c in cases)
-    verdict = 'nothing was tested' if nothing else f'{what} {"does what it should" if good else "fails"}'
+    judged = f'{what} {"does what it should" if good else "fails"}'
+    verdict = 'nothing was tested' if nothing else judged
     print(f'{head}{text}\n  {host}: {verdict}. {elapsed(begun)} in all; '
           f'results: {rel(base.results)}/remote-{name}.ktap', flush=True)
     return 0 if good else NOTHING if nothing and not any(c.verdict == 'not ok'

@@ -5,11 +5,10 @@ short: what that does with each other base: patches apply, base and series build
 ALL=1 takes an hour and adds: whole kernels of bases that have no packaged one (without it, what
 the series changes of KVM is compiled, and not run); of other bases npt=0 and mainline's own test,
 and all that the quirk of an opt-in can change; mainline's model without its series; on Bochs the
-kernel without the series, nrips=0, and kernels that are broken on purpose.  Each item is one line: "ok", "not ok" or "SKIP",
-what it is, and what was seen.  What PAT tests must say of a kernel is in patches/<base>/cases,
-see expected.py.
-The parts that are programs of their own are started as such, and read by their KTAP.  JOBS=
-parts run at a time.
+kernel without the series, nrips=0, and kernels that are broken on purpose.  Each item is one line:
+"ok", "not ok" or "SKIP", what it is, and what was seen.  What PAT tests must say of a kernel is in
+patches/<base>/cases, see expected.py. The parts that are programs of their own are started as such,
+and read by their KTAP.  JOBS= parts run at a time.
 
 Results: build/<base>/results/{test,short}.ktap, logs/test-*.log; "tested", for send.  The
 last line is always "N passed, N failed, N skipped".
@@ -110,7 +109,8 @@ def whitespace() -> str:
 
 def checkpatch(base: Base, *args: str | Path) -> str:
     """Not counted: Signed-off-by is missing, a human adds it; commit ids in Fixes: cannot be looked
-    up, the tree has no history; a new file may be in no pattern of MAINTAINERS; user space has no BIT()"""
+    up, the tree has no history; a new file may be in no pattern of MAINTAINERS; user space has no
+    BIT()"""
     messages = jobs.output(
         ['scripts/checkpatch.pl', '--strict', '--terse', '--no-summary', '--quiet', '--color=never',
          '--ignore', 'MISSING_SIGN_OFF,UNKNOWN_COMMIT_ID,FILE_PATH_CHANGES,BIT_MACRO', *args],
@@ -166,7 +166,8 @@ def after_fixes(base: Base) -> None:
 
 
 def series_items(base: Base) -> Items:
-    """On another release than the series was made on, patches may need -C1, or be upstream already"""
+    """On another release than the series was made on, patches may need -C1, or be upstream
+    already"""
     name, made = 'the patches apply with plain git am', []
     items = [attempt(name,
                      lambda: made.append(apply.apply_in(base, base.src, apply.patches(base))))]
@@ -203,7 +204,8 @@ def booted(base: Base, kernel: Kernel, label: str, tests: list[str], name: str, 
 
 
 def watched(name: str, b: Boot | None, base: Base, n: int | None = None) -> Items:
-    """VMCBs at each VMRUN; n: what only that can see after patch n, if it is not the whole series"""
+    """VMCBs at each VMRUN; n: what only that can see after patch n, if it is not the whole
+    series"""
     if not b:
         return []
     if not b.vmruns:
@@ -301,7 +303,8 @@ def on_bochs(base: Base, two: list[Kernel]) -> Items:
 
 
 def mainlines_own(base: Base, two: list[Kernel]) -> Items:
-    """Mainline's test, which knows nothing of ours; where it cannot disable the quirk, it skips itself"""
+    """Mainline's test, which knows nothing of ours; where it cannot disable the quirk, it skips
+    itself"""
     quirk = base.is_opt_in()
     name, before = ("mainline's own test",
                     'skip') if quirk else ("mainline's own test, without its quirk", 'not ok')
@@ -327,8 +330,10 @@ def found_fault(b: Boot) -> set[str]:
 
 
 def with_quirk(base: Base, series: Kernel) -> Items:
-    """With the quirk enabled, KVM is the kernel without any of it, the series before included: all that tests which do
-    not know the quirk, and thus do not disable it, can see of the two is the same, but for upstream's fixes in it"""
+    """With the quirk enabled, KVM is the kernel without any of it, the series before included: all
+    that tests which do not know the quirk, and thus do not disable it, can see of the two is the
+    same, but for
+    upstream's fixes in it"""
     items: Items = []
     pats, tests_dir = selftests.pat_tests(base), selftests.build(base, unaware=True)
     stock = kernels.tree_kernel(base, base.root(), 'stock', 'kernel-stock')
@@ -390,8 +395,9 @@ def shared(base: Base, series: Kernel) -> Chain:
 
 
 def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
-    """A chain is for what uses the same files or directories, or what was kept before: another base's build/,
-    build/<base>/check, build/roots; all else is in any order.  What takes long is early"""
+    """A chain is for what uses the same files or directories, or what was kept before: another
+    base's build/, build/<base>/check, build/roots; all else is in any order.  What takes long is
+    early"""
     same = 'does what the model does'
     models = [(f'Another KVM {same}: {kvm}', lambda kvm=kvm, more=more: program(
         base, 'model', kvm, *more, result=base.results / f'model-{kvm}.ktap', skip=f'{kvm} {same}'))
@@ -415,7 +421,7 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
         return [first, [steps], checks, *([part] for part in (*short, own_tests['mail.t']))]
     ports = [name for name in bases.names() if base.is_default() and not base.linux
              and name != base.name]
-    ports.sort(key=lambda port: not Base(port).key('source'))		# with that it is a whole kernel
+    ports.sort(key=lambda port: not Base(port).key('source'))	# with that it is a whole kernel
     alone = [port for port in ports if Base(port).key('source') or not Base(port).key('suite')
              and not Base(port).fix_tests()]
     others = {port: (port, lambda port=port: other(port)) for port in ports}
@@ -522,7 +528,8 @@ def main(args: list[str]) -> int:
         else:
             run_groups(report, groups(base, two, tests))
             if base.is_default() and not base.linux:
-                run_groups(report, [[('Ports', lambda: program(base, 'ports'))]])	# looks at all of them
+                # looks at all of them
+                run_groups(report, [[('Ports', lambda: program(base, 'ports'))]])
             record_tested(base, report, content, made_with)
     except Fatal as e:
         # What the rest cannot do without

@@ -34,7 +34,7 @@ from proof import mutate
 from source import tree
 
 PROGRAM = 'svm_nested_pat_types'
-PAGES = {0x10: 'WB', 0x11: 'UC'}		# bits 47:40 of an address -> MTRR type, see the program
+PAGES = {0x10: 'WB', 0x11: 'UC'}	# bits 47:40 of an address -> MTRR type, see the program
 COLOURS = {'WB': '#2f8f9d', 'WT': '#4a8f6f', 'WP': '#a8801a', 'WC': '#c8602a', 'UC': '#b3362b',
            'UC-': '#b3362b'}
 ACCESS = re.compile(r'\[CPU0 (WR|RD)\]: LIN 0x([0-9a-f]+) PHY \S+ \(len=8, (\S+)\)')
@@ -62,13 +62,14 @@ class Part:
     pat: str		# of vmcb12, written, that the guest must have
     seen: str		# what RDMSR returned
     tick: int
-    types: dict[str, list[str]] = field(default_factory=dict)		# MTRR type -> of each field of the PAT
+    # MTRR type -> of each field of the PAT
+    types: dict[str, list[str]] = field(default_factory=dict)
     g_pat: str = ''		# of the last VMRUN
     lines: list[str] = field(default_factory=list)
 
 
 def used(lines: list[str]) -> dict[str, list[str]]:
-    """MTRR type of the page -> memory type through each field; of writes and reads that differ, both"""
+    """MTRR type of the page -> memory type through each field; both, if read and write differ"""
     types: dict[tuple[str, int], list[str]] = {}
     for line in lines:
         m = ACCESS.match(line)
@@ -99,7 +100,8 @@ def wrong(p: Part) -> str:
     for mtrr, types in p.types.items():
         for i, (pat, used_type) in enumerate(zip(fields(p.pat), types)):
             if used_type != combined(pat, mtrr):
-                return f'field {i} is {pat}, its page is {used_type}, and not {combined(pat, mtrr)} (MTRR type {mtrr})'
+                return (f'field {i} is {pat}, its page is {used_type}, and not '
+                        f'{combined(pat, mtrr)} (MTRR type {mtrr})')
     return '' if p.seen == p.pat else f'RDMSR returned {p.seen}, the PAT should be {p.pat}'
 
 
@@ -187,7 +189,8 @@ def svg(base: list[Part], series: list[Part]) -> str:
         for label, types in ((f'{s.what}\'s PAT', fields(s.pat)), ('base', b.types['WB']),
                              ('series', s.types['WB'])):
             first = label not in ('base', 'series')
-            out.append(f'<text x="10" y="{y + 14}">{escape(s.case.removeprefix("npt_on.")) if first else ""}</text>'
+            case = escape(s.case.removeprefix('npt_on.')) if first else ''
+            out.append(f'<text x="10" y="{y + 14}">{case}</text>'
                        f'<text x="{left - 75}" y="{y + 14}">{escape(label)}</text>')
             for i, t in enumerate(types):
                 frame = '' if first or t == must[i] else ' stroke="#000000" stroke-width="3"'

@@ -43,7 +43,7 @@ class Watch:
     """Lines go in by feed() as they come"""
 
     def __init__(self) -> None:
-        self.l1: dict[str, list[str]] = {}		# vmcb01 -> each PAT that this vCPU of L1 ran with
+        self.l1: dict[str, list[str]] = {}	# vmcb01 -> each PAT that this vCPU of L1 ran with
         self.l2: dict[str, Vcpu] = {}		# vmcb12
         self.runs: dict[str, Vcpu] = {}		# vmcb01 -> vCPU of L2 that it runs
         self.here: dict[str, str] = {}		# CPU -> vmcb01

@@ -19,8 +19,8 @@ repair   What L0 does about a nested page fault is seen by the CPU: no guest has
          says nothing: L0 may keep the tables of L1 while L2 has others, or share them.)
 npt=0    A VMCB without NP_ENABLE has no g_pat: all have the same value.
 
-If the emulator did not intercept a guest's reads of control registers as the VMCB says, a line says how
-often.  That is QEMU's mistake and no verdict: Documentation/qemu-cr-reads.md.
+If the emulator did not intercept a guest's reads of control registers as the VMCB says, a line says
+how often.  That is QEMU's mistake and no verdict: Documentation/qemu-cr-reads.md.
 
 And a figure, economy, that is no verdict: how many VMRUNs had VMCB_NPT dirty although
 nothing of it changed since the last VMRUN of that VMCB on that CPU.  Those with all
@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from typing import Iterable, NamedTuple
 
 VMCB_NPT, VMCB_CR = 1 << 4, 1 << 5		# of the clean bits
-KEPT = 100000		# errors, after which only the first one of a case is kept: a live log may have no end
+KEPT = 100000	# errors; after them only the first one of a case: a live log may have no end
 WHY = {'limit': 'the log has reached its limit',
        'unreadable': 'the plugin found no VMCB where it should be (nokaslr no5lvl?)'}
 
@@ -92,9 +92,10 @@ class Check:
         self.bad: Counter[str] = Counter()		# number of errors of each case
         self.economy: dict[str, Economy] = {}		# of each case
         self.vmruns = self.without_npt = 0
-        self.accesses = self.done = self.refused = 0	# of IA32_PAT by guests: seen; compared, successful and failed
-        self.cr_reads = 0		# VMRUNs in which the emulator did with reads of CRs what the VMCB does not say
-        self.over = False		# a boot's log has no proper end, those after it are not looked at
+        # Accesses of IA32_PAT by guests: seen; compared, successful and failed
+        self.accesses = self.done = self.refused = 0
+        self.cr_reads = 0	# VMRUNs in which the emulator intercepts them against the VMCB
+        self.over = False	# a boot's log has no proper end, those after it are not looked at
         self.no_pat = ''		# g_pat of the first VMRUN without NP_ENABLE
         self.test = ''
         self.begin('')
@@ -108,9 +109,9 @@ class Check:
         """Of the boot before nothing means anything any more"""
         self.end = ''
         self.access: dict[str, Access] = {}		# VMCB of the vCPU -> not compared yet
-        self.npt: dict[tuple[str, str], tuple[str, str, str]] = {}		# CPU, VMCB -> what that CPU saw
+        self.npt: dict[tuple[str, str], tuple[str, str, str]] = {}  # CPU, VMCB -> what that CPU saw
         self.cr3: dict[tuple[str, str], str] = {}
-        self.cpu: dict[str, tuple[str, str, str]] = {}		# CPU -> VMCB of the vCPU, g_pat, VMRUN
+        self.cpu: dict[str, tuple[str, str, str]] = {}	# CPU -> VMCB of the vCPU, g_pat, VMRUN
 
     def feed(self, line: str) -> None:
         """The next line; one that was cut off in the middle is not looked at"""
@@ -151,7 +152,7 @@ class Check:
         self.here.vmruns += 1
         if v.vcpu in self.access:
             access = self.access.pop(v.vcpu)
-            if has_npt and access.vmcb == v.vmcb:		# else g_pat means nothing, or L1 intercepts it
+            if has_npt and access.vmcb == v.vmcb:  # else g_pat means nothing, or L1 intercepts it
                 self.agree(v.n, v.g_pat, v.rip, v.value, access)
 
         now = (v.g_pat, v.np_enable, v.ncr3)
@@ -223,7 +224,8 @@ class Check:
         if self.vmruns and self.without_npt == self.vmruns:
             text += ' without NPT'
         else:
-            text += f', {self.accesses} accesses of IA32_PAT seen and {self.done + self.refused} compared'
+            text += (f', {self.accesses} accesses of IA32_PAT seen and '
+                     f'{self.done + self.refused} compared')
         text += f', VMCB_NPT dirty for nothing in {sum(e.wasted for e in self.economy.values())}'
         if self.errors:
             text += f'; {self.bad.total()} errors in {len(self.bad)} cases'
@@ -236,7 +238,7 @@ class Check:
                 f'{self.cr_reads} VMRUNs: Documentation/qemu-cr-reads.md') if self.cr_reads else ''
 
     def text(self, all: bool = False) -> str:
-        """A line an error, or one for each of ten cases; a line why; one of figures; one of the emulator"""
+        """A line each: errors, or one for each of ten cases; why; figures; the emulator"""
         first: dict[str, Error] = {}
         for e in self.errors:
             first.setdefault(e.case, e)
@@ -257,8 +259,9 @@ def check(lines: Iterable[str], label: str) -> Check:
 
 # ---- The checker itself ----
 
-V = r'^V (\S+) (\S+) (\S+) (\S+) (\S+) (\S+) (.*) (\S+) (\S+)$'		# NUMBER CPU VMCB G_PAT CLEAN NP_ENABLE ... HPAT CR3
-ALL_CLEAN = r'^(V \S+ \S+ \S+ \S+) \S\S+', r'\1 80000df7'		# but at the first VMRUN of a VMCB
+# NUMBER CPU VMCB G_PAT CLEAN NP_ENABLE ... HPAT CR3
+V = r'^V (\S+) (\S+) (\S+) (\S+) (\S+) (\S+) (.*) (\S+) (\S+)$'
+ALL_CLEAN = r'^(V \S+ \S+ \S+ \S+) \S\S+', r'\1 80000df7'	# but at the first VMRUN of a VMCB
 # How a log that is right is spoilt, and what must be said of it then
 SPOILT = [
     ('clean bit not cleared for a new g_pat', *ALL_CLEAN, 'VMCB_NPT is clean, but g_pat'),
@@ -276,7 +279,7 @@ SPOILT = [
 
 
 def selftest(lines: Iterable[str]) -> list[tuple[str, str, str]]:
-    """What the checker says of this log, which is right, after each SPOILT: (verdict, name, detail)"""
+    """(verdict, name, detail) of what the checker says of a right log after each SPOILT"""
     log = '\n'.join(map(str.rstrip, lines))
     results = []
     for name, pattern, spoilt, must_say in SPOILT:

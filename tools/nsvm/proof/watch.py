@@ -18,8 +18,8 @@ RESTORED = re.compile(r'T # stack: restored (\S+) flags (\S+) g_pat (\S+)')
 
 
 def page(pat: str) -> str:
-    """The type of a page with PAT index 1: APM volume 2, "Combining Memory Types, MTRRs", with WB there and in
-    the nested page table"""
+    """The type of a page with PAT index 1: APM volume 2, "Combining Memory Types, MTRRs", with WB
+    there and in the nested page table"""
     return combined(TYPES.get(int(pat[-4:-2], 16), '?'), 'WB') if pat else '?'
 
 
@@ -29,7 +29,7 @@ class Phase:
     believes: str
     guest: str = ''		# vmcb12 of who wrote it
     l2: Counter[str] = field(default_factory=Counter)	# g_pat of L2's VMRUNs
-    first: Counter[str] = field(default_factory=Counter)	# of those before L1 ran, after a restore
+    first: Counter[str] = field(default_factory=Counter)  # of those before L1 ran, after a restore
     l1: Counter[str] = field(default_factory=Counter)	# and of L1's
     reads: Counter[str] = field(default_factory=Counter)	# what RDMSR returned to L2
 
@@ -43,12 +43,13 @@ class Watch:
 
     def __init__(self, believes: str) -> None:
         self.phases = [Phase('start', believes)]
-        self.access: dict[str, tuple[str, int, str]] = {}		# of a guest: r or w, RIP, value
+        self.access: dict[str, tuple[str, int, str]] = {}	# of a guest: r or w, RIP, value
         self.mine = self.guest = self.era = ''
         self.restored = False		# and L1 has not run yet
         self.begun = time.monotonic()
-        self.bands: dict[str, list[tuple[float, str]]] = {'L1': [], 'L2': [], 'L2 reads': []}		# what, from when on
-        self.guests: dict[str, list[str]] = {}		# of each: the PATs that it was run with, one after the other
+        # A picture's: who -> from when on, the PAT; a guest -> the PATs that it was run with
+        self.bands: dict[str, list[tuple[float, str]]] = {'L1': [], 'L2': [], 'L2 reads': []}
+        self.guests: dict[str, list[str]] = {}
         self.marks: list[tuple[float, str]] = []
 
     def band(self, name: str, value: str) -> None:
@@ -66,7 +67,7 @@ class Watch:
             _, _, _, vmcb, kind, rip, value = line.split()
             if vmcb != self.mine:
                 self.access[self.guest] = kind, int(rip, 16), value
-        elif line[0] == 'A' and len(f := line.split()) == 6:		# the last line may be cut off
+        elif line[0] == 'A' and len(f := line.split()) == 6:	# the last line may be cut off
             self.guest = self.era + f[5]
         elif line.startswith('T # stack: '):
             text = line[11:].strip()
@@ -76,7 +77,7 @@ class Watch:
                 self.restored = True
                 self.access.clear()
             elif text.startswith('L1 restores'):
-                self.era += 'restored '		# a guest, which may get the vmcb12 of one that has gone
+                self.era += 'restored '	# a guest, which may get the vmcb12 of one that has gone
 
     def vmrun(self, f: list[str]) -> None:
         if len(f) != 14:
@@ -111,7 +112,8 @@ ROWS = {'L1': 'L1 runs with', 'L2': 'L2 runs with', 'L2 reads': 'L2 wrote and re
 
 
 def svg(panels: dict[str, Watch], names: Names, rows: dict[str, str] = ROWS) -> str:
-    """title -> what was seen, one above the other; from left to right is time.  rows: three bands and what they are"""
+    """title -> what was seen, one above the other; from left to right is time.  rows: three bands
+    and what they are"""
     out: list[str] = []
 
     def put(x: float, y: float, s: str, style: str) -> None:

@@ -14,9 +14,9 @@ result that is no failure is kept until something changes that it depends on ("k
 time; AGAIN=1: do it anyway).  Interrupted, it goes on where it was.
 
 A check is a file checks/NAME (POSIX sh) or checks/NAME.py.  Comments at its top say
-  GROUP: title (each|whole[, fast])   first words of its heading, one of GROUPS; what the table calls
+  GROUP: title (each|whole[, fast])   its heading's first words, one of GROUPS; what the table calls
                  it; whether it is about each patch or the whole series
-  depends: WHAT  what its result depends on besides the patches, the base, the versions of TOOLS, this
+  depends: WHAT  what its result depends on besides patches, base, the versions of TOOLS, this
                  file, checks/lib.sh and itself: files and directories of patches/<base> or of the
                  repository; "kernel" is that of the series, with the QEMU that boots it
 It runs in a process of its own.  sh: "NAME FILE", where FILE assigns the variables of write(); exit
@@ -123,7 +123,8 @@ class Check:
 
 def all_checks() -> list[Check]:
     groups = [g.partition(' (')[0] for g in GROUPS]
-    head, checks = rf'^# ({"|".join(groups)}): (.*) \((each|whole)(, fast)?\)\n(?:# depends: (.*))?', []
+    head, checks = (rf'^# ({"|".join(groups)}): (.*) \((each|whole)(, fast)?\)\n'
+                    r'(?:# depends: (.*))?'), []
     for file in (f for f in CHECKS.iterdir() if f.is_file() and f.name[0] != '.'
                  and f.name != 'lib.sh'):
         m = re.search(head, read(file), re.M)

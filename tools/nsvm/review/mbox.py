@@ -108,7 +108,8 @@ def mails(base: Base, salt: str = '') -> dict[str, str]:
             more, where = news(base, version), prerequisites(base)
             if not base.linux:
                 package = read(base.src / '.git/nsvm-source').split()
-                where = f'base-tree: {base.project()} {base.key("kernel")} (Debian {package[1]} {package[2]})\n{where}'
+                where = (f'base-tree: {base.project()} {base.key("kernel")} '
+                         f'(Debian {package[1]} {package[2]})\n{where}')
             body = re.sub(r'^\S.* \([0-9]+\):$', lambda m: more + m[0], body, 1, re.M)
             body = re.sub('^base-tree: .*', lambda m: where, body, 1, re.M)
         made[name] = f'{header}\n\n{body}'

@@ -20,7 +20,7 @@ from source import debian, tree, vmm
 
 UNIT, QTEST = 'tests/unit/', 'tests/qtest/'
 FIRMWARE = '/usr/share/qemu', '/usr/share/seabios', '/usr/lib/ipxe/qemu'
-DATA = 'qemu-bundle/usr/local/share/qemu'		# where a QEMU that is not installed looks for it
+DATA = 'qemu-bundle/usr/local/share/qemu'	# where a QEMU that is not installed looks for it
 
 
 def checkpatch(base: Base, patch: str) -> str:
@@ -30,7 +30,7 @@ def checkpatch(base: Base, patch: str) -> str:
     remarks = [line for line in text.splitlines() if line and not line.startswith('total:')]
     if not any('Missing Signed-off-by' in line for line in remarks):
         return 'has a Signed-off-by; the one who sends it adds that'
-    # The changelogs say why headers don't come from the script; MAINTAINERS has the new files' directory
+    # The changelogs say why headers don't come from the script; MAINTAINERS has the directory
     expected = 'Missing Signed-off-by', 'imported from Linux', 'added, moved or deleted file(s):'
     return next((line for line in remarks if not any(words in line for words in expected)), '')
 

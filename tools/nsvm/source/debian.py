@@ -71,9 +71,8 @@ class Archive:
         if not shutil.which('apt-get'):
             raise Fatal('there is no apt-get here', NOT_HERE)
         own = codename()
-        keyrings = [f for f in ('gpg', 'pgp')
-                    if Path(f'/usr/share/keyrings/debian-archive-keyring.{f}').exists()]
-        key = f'[signed-by=/usr/share/keyrings/debian-archive-keyring.{keyrings[0]}] ' if keyrings else ''
+        keyrings = sorted(Path('/usr/share/keyrings').glob('debian-archive-keyring.[gp][gp]*'))
+        key = f'[signed-by={keyrings[0]}] ' if keyrings else ''
         targets = jobs.output(['apt-get', 'indextargets', '--format',
                                '$(REPO_URI) $(RELEASE) $(COMPONENT)', 'Created-By: Packages'])
         there = [line.split() for line in targets.splitlines() if len(line.split()) == 3]
@@ -184,8 +183,8 @@ class Archive:
 def at_hand(package: str, version: str, sha256: str) -> Path | None:
     """Without apt's word: an archive in build/dl, of that version if there is one, that was checked
     before, or is the one of that SHA256"""
-    for f in sorted(place.downloads.glob(f'{package}_{version or "*"}_*.deb')) + [
-            place.downloads / package]:
+    for f in (*sorted(place.downloads.glob(f'{package}_{version or "*"}_*.deb')),
+              place.downloads / package):
         known = read(f.with_name(f'{f.name}.sha256')).strip() or sha256
         if f.exists() and known and has_sum(f, known):
             return f

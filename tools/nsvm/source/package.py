@@ -55,7 +55,8 @@ def unpack(archive: Path, to: Path, part: list[str]) -> None:
     command, top = tar_of(archive)
     to.mkdir(parents=True)
     patterns = ' '.join(f"'{top}/{p}'" for p in part)
-    script = f"{command} | tar -x -I 'xz -d -T0' -C '{to}' --strip-components=1 --anchored --wildcards {patterns}"
+    script = (f"{command} | tar -x -I 'xz -d -T0' -C '{to}' --strip-components=1 --anchored "
+              f"--wildcards {patterns}")
     jobs.step('TREE', place.build / 'unpack.log',
               f'{archive.name} unpacked{", what a series needs" if part else ""}',
               ['bash', '-o', 'pipefail', '-c', script], f'cannot unpack {archive.name}')

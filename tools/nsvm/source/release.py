@@ -4,9 +4,11 @@ patches
 
 A base is a line of kernels.  In this order, each the newest one:
 
-  1. of the machine's own suites, or the first of "suite:" in BASE, one that takes the patches strictly
+  1. of the machine's own suites, or the first of "suite:" in BASE, one that takes the patches
+     strictly
   2. of those, one that takes them with git am -C1
-  3. of the other suites in BASE, and of what is in build/dl, one that takes them, strictly or else with -C1
+  3. of the other suites in BASE, and of what is in build/dl, one that takes them, strictly or
+     else with -C1
 
 What is not the first choice is said in one line, with patch, file and line.
 """
@@ -144,7 +146,8 @@ def search(base: Base, reasons: list[str], is_fresh: bool = False) -> list[Candi
     """Candidates up to the one that is used; reasons: why others could not be had.
 
     Args:
-        is_fresh: apt's lists are new.  If not, what they promise may be gone: then they are fetched again.
+        is_fresh: apt's lists are new.  If not, what they promise may be gone: then they are fetched
+            again.
     """
     tried: list[Candidate] = []
     with closing(offers(base, reasons)) as all_offers:

@@ -159,7 +159,7 @@ def precede(base: Base) -> None:
 
 
 def with_fixes(base: Base) -> str:
-    """What is in src now, edits included, and the patches of the bases that "fixes:" names, in that order"""
+    """What is in src now, edits included, and then the patches of the bases that "fixes:" names"""
     now = base.git('commit-tree', '-p', 'HEAD', '-m', 'now', base.worktree())
     return apply_in(base, base.src, patches(*map(Base, base.keys('fixes'))), now).commit
 

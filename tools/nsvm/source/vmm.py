@@ -37,7 +37,7 @@ def configure(base: Base, env: dict[str, str]) -> Path:
     obj = base.b / 'obj'
     this = digest(base.commit(), *CONFIGURE)
     if read(obj / 'nsvm-configured') != this:
-        # Debian's tarball lacks firmware that is only unpacked when it is to be installed, but looked for
+        # Debian's tarball lacks firmware that is only looked for
         for name in re.findall(r"'(edk2-\S+\.fd)'", read(base.src / 'pc-bios/meson.build')):
             (base.src / f'pc-bios/{name}.bz2').touch()
         for dts in (base.src / 'pc-bios/dtb').glob('*.dts'):
@@ -52,7 +52,7 @@ def configure(base: Base, env: dict[str, str]) -> Path:
 
 
 def build(*targets: str, of: str = '') -> Path:
-    """The directory with what was built; of: a directory of patches/, by default that of the newest release"""
+    """The directory with what was built; of: in patches/, by default that of the newest release"""
     setup.main(['run', 'vmm'])
     base = tree.make(Base(of or names(vmm=True)[-1]))
     env = {'PYTHONPATH': str(tools(base))}

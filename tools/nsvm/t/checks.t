@@ -102,7 +102,8 @@ def code(name: str, file: str, pattern: str, new: str, item: str, says: str,
     now = re.sub(pattern, new, was, flags=re.M) if was else new
     blob = git(src, 'hash-object', '-w', '--stdin', input=f'{now}\n')
     git(src, 'update-index', '--add', '--cacheinfo', f'100644,{blob},{file}', env=env)
-    message = f'{subject}: Plant a defect\n\nTo see that it is found.  It is in no series,\nand gone right after.\n'
+    message = (f'{subject}: Plant a defect\n\nTo see that it is found.  It is in no series,\n'
+               'and gone right after.\n')
     commit = git(src, 'commit-tree', git(src, 'write-tree', env=env), '-p', tip, input=message)
     form = '--no-numbered', '--zero-commit', '--no-signature', '--stdout'
     mail = f'{n + 1:04}-planted.patch'

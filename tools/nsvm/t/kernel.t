@@ -102,7 +102,8 @@ source('9.9.10')
 case(
     0, 'a new tree is of the newest release, its kernel as well',
     r'Linux 9\.9\.10 .*the series was made on 9\.9\.9\n'
-    r'.* 2 patches .* applied.*9\.9\.10-cloud-amd64 of Debian unpacked.*kvm-amd\.ko of kernel built',
+    r'.* 2 patches .* applied.*9\.9\.10-cloud-amd64 of Debian unpacked.*'
+    r'kvm-amd\.ko of kernel built',
     'kernels')
 shutil.rmtree(b)
 for f in (*downloads.glob('linux-source*'), archive / newer):
@@ -149,7 +150,8 @@ for name, code, says in (('a compile error', '#error nsvm\n', '#error nsvm'),
         put(old.dir / file, 'kvm-amd\n')
     old.need()
     said = compile_with(code)
-    good_line = rf'toy does not build: .*nested\.c:{line}:[0-9]+: error: {says} .*\(log: .*build-toy\.log\)'
+    good_line = (rf'toy does not build: .*nested\.c:{line}:[0-9]+: error: {says} .*'
+                 r'\(log: .*build-toy\.log\)')
     is_(bool(re.fullmatch(good_line, said)), True, f'{name} is named with file and line', said)
     is_(failure(old.need).startswith('no kernel in'), True, 'and no old kernel is tested')
 is_((compile_with(''), all(m.exists() for m in old.need().modules)), ('None', True),

@@ -82,13 +82,19 @@ for name, says, setting, value in (
 fails('no such test', 'no test other in .*', said('none', kernel, 'other'))
 
 BOOTS = {	# what is said, kernel and tests, limits
-    'the machine hangs': ('.*no end after 5 s, stopped; last: .*', (kernel, 'sleeps'), {'timeout': 5}),
-    'the kernel panics': ('.*kernel: .*(sysrq triggered crash|Kernel panic).*', (kernel, 'panics'), {}),
-    'the kernel warns': ('.*kernel: WARNING: CPU: 0 PID: 1 at arch/x86/kvm/toy.c:1', (kernel, 'warns'), {}),
-    'the machine goes down': ('.*went down in the middle of the tests; last: .*', (kernel, 'reboots'), {}),
-    'a module is none': (".*a module does not load: kvm: .+", (broken('kvm', b'(?s).+', b'x'), 'good'), {}),
-    'a module of another kernel': (".*not load: kvm-amd: .*; kvm_amd: version magic '.* XMP .*' should be '.* SMP .*",
-                                   (broken('kvm-amd', rb'(vermagic=\S+ )SMP', rb'\1XMP'), 'good'), {}),
+    'the machine hangs': ('.*no end after 5 s, stopped; last: .*', (kernel, 'sleeps'),
+                          {'timeout': 5}),
+    'the kernel panics': ('.*kernel: .*(sysrq triggered crash|Kernel panic).*',
+                          (kernel, 'panics'), {}),
+    'the kernel warns': ('.*kernel: WARNING: CPU: 0 PID: 1 at arch/x86/kvm/toy.c:1',
+                         (kernel, 'warns'), {}),
+    'the machine goes down': ('.*went down in the middle of the tests; last: .*',
+                              (kernel, 'reboots'), {}),
+    'a module is none': ('.*a module does not load: kvm: .+',
+                         (broken('kvm', b'(?s).+', b'x'), 'good'), {}),
+    'a module of another kernel': (
+        ".*not load: kvm-amd: .*; kvm_amd: version magic '.* XMP .*' should be '.* SMP .*",
+        (broken('kvm-amd', rb'(vermagic=\S+ )SMP', rb'\1XMP'), 'good'), {}),
     'a test hangs': ('no failure: .*', (kernel, 'quiet', 'sleeps', 'good'), {'test_timeout': 2}),
 }
 results = dict(jobs.each(lambda n: said(n.replace(' ', '-'), *BOOTS[n][1], **BOOTS[n][2]), BOOTS))

@@ -12,7 +12,8 @@ from email.message import Message
 from pathlib import Path
 
 import toy
-from toy import AUTHOR, b, code, commit, git, is_, letter, nsvm, overlay, patches, run, script, top, tree
+from toy import (AUTHOR, b, code, commit, git, is_, letter, nsvm, overlay, patches, run, script,
+                 top, tree)
 
 me = 'Some One Else <else@example.org>'
 sent, tested = top / 'sent', b / 'results/tested'

@@ -15,7 +15,8 @@ from proof import run
 
 
 def log(test: str, case: str) -> str:
-    return f'# nsvm: kernel x\n# nsvm: begin {test}\n1..1\nok 1 {case}\n# nsvm: end {test} rc=0 ms=10\n# nsvm: done\n'
+    return (f'# nsvm: kernel x\n# nsvm: begin {test}\n1..1\nok 1 {case}\n'
+            f'# nsvm: end {test} rc=0 ms=10\n# nsvm: done\n')
 
 
 class TwoMachines(unittest.TestCase):

@@ -16,11 +16,13 @@ WINDOWS = '0007010600070106'
 VMCB = '[CPU0 RD]: PHY 0x000005075668 (len=8, INVALID): 0x00070106 0x00070106\t; VMCS'
 EARLIER = VMCB.replace('0x00070106', '0x00070406')
 OTHER = '[CPU0 RD]: PHY 0x000003a5f038 (len=8, WB): 0x00000000 0x0011E0FB\t; PTE'
-LOG = f'# trace npt_on.loaded.windows vmrun {WINDOWS}\n# trace npt_on.loaded.windows L2 {WINDOWS} {WINDOWS}\n'
+LOG = (f'# trace npt_on.loaded.windows vmrun {WINDOWS}\n'
+       f'# trace npt_on.loaded.windows L2 {WINDOWS} {WINDOWS}\n')
 
 
 def access(rw: str, mtrr: int, i: int, used: str) -> str:
-    return f'[CPU0 {rw}]: LIN 0x0000{mtrr:x}000000{i}000 PHY 0x0000032e1000 (len=8, {used}): 0x00000000 0x00000001'
+    return (f'[CPU0 {rw}]: LIN 0x0000{mtrr:x}000000{i}000 PHY 0x0000032e1000 (len=8, {used}): '
+            '0x00000000 0x00000001')
 
 
 def touched(pat: str = WINDOWS) -> list[str]:
@@ -90,7 +92,8 @@ class Names(unittest.TestCase):
 
 class Sections(unittest.TestCase):
     def test_each_load_begins_one(self) -> None:
-        log = '# nsvm: begin a\n# nsvm: end a\n# nsvm: begin load\nok 1 k.ko\n# nsvm: end load\n# nsvm: begin b\n'
+        log = ('# nsvm: begin a\n# nsvm: end a\n# nsvm: begin load\nok 1 k.ko\n# nsvm: end load\n'
+               '# nsvm: begin b\n')
         first, second = bochs.sections(log)
         self.assertNotIn('begin b', first)
         self.assertIn('begin b', second)

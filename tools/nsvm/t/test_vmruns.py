@@ -9,8 +9,8 @@ from unittest.mock import patch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from proof import vmruns
 
-# vmcb01 is at a000, vmcb02 at b000: L1 runs L2 (VMRUN 3), which reads its PAT (3) and writes it (4), and fails to
-# write it (5); its nCR3 changes (7), VMCB_NPT is dirty for nothing (8); L1 intercepts a RDMSR (8)
+# vmcb01 is at a000, vmcb02 at b000: L1 runs L2 (VMRUN 3), which reads its PAT (3), writes it (4),
+# and fails to write it (5); its nCR3 changes (7), VMCB_NPT is dirty for nothing (8); L1 intercepts RDMSR (8)
 LOG = '''T # nsvm: begin svm_nested_pat_test
 T #  RUN           npt_on.l2_writes ...
 V 1 0 a000 0007040600070406 0 1 36e000 1 402e50 0000000000000000 a000 0007040600070406 180000
@@ -59,7 +59,7 @@ class Test(unittest.TestCase):
         self.assertEqual(check(log).text(),
                          'x: 9 VMRUNs without NPT, VMCB_NPT dirty for nothing in 3')
         log = re.sub('(?<=^V [78] 0 b000 )[^ ]*', '0006010500070406', log, flags=re.M)
-        self.assertEqual([e.vmrun for e in check(log).errors], [7])		# it became that at the first of the two
+        self.assertEqual([e.vmrun for e in check(log).errors], [7])	# the first of the two
 
     def test_no_access(self) -> None:
         log = re.sub('^M.*', '', LOG, flags=re.M)
@@ -108,7 +108,8 @@ class Test(unittest.TestCase):
     def test_boots(self) -> None:
         other = LOG.replace('a000', 'b000').replace('b000', 'a000', 1)
         self.assertFalse(check(LOG + other).ok)
-        not_compared = LOG.replace('E 9', 'M 9 0 a000 r 402e4e 0\nE 9')		# it would be at the first VMRUN there
+        # It would be compared at the first VMRUN there
+        not_compared = LOG.replace('E 9', 'M 9 0 a000 r 402e4e 0\nE 9')
         self.assertTrue(check(not_compared + 'B\n' + LOG).ok)
         cut_off = check(LOG.replace('E 9 end\n', 'V 10 0 a0') + '\nB\n' + LOG)
         self.assertFalse(cut_off.ok)

@@ -11,7 +11,8 @@ from pathlib import Path
 lab = Path(__file__).resolve().parents[1]
 top = Path(tempfile.mkdtemp(prefix='nsvm-toy-'))
 atexit.register(shutil.rmtree, top)
-b, patches, overlay, tree = top / 'build/toy', top / 'patches/toy', top / 'overlay', top / 'build/toy/src'
+b, patches, overlay = top / 'build/toy', top / 'patches/toy', top / 'overlay'
+tree = b / 'src'
 letter = patches / '0000-cover-letter.patch'
 code, test = 'arch/x86/kvm/x.c', 'tools/testing/selftests/kvm/x86/toy_test.c'
 AUTHOR = 'Jürgen Toy With A Name That Makes Git Fold'

@@ -24,19 +24,23 @@ os.environ.update(PATH=f'{bins}:{PATH}', NSVM_AS_ROOT='env')
 
 # What is in the directory archive/<suite> is that suite's alone
 WHERE = '''A=ARCHIVE
-for suite in ARCHIVE/*/; do [ -d "$suite" ] && case $* in */apt/$(basename "$suite")-[0-9]*) A=${suite%/};; esac; done
+for suite in ARCHIVE/*/; do
+case $* in */apt/"$(basename "$suite")"-[0-9]*) A=${suite%/};; esac
+done
 '''
 APT_GET = WHERE + '''for last; do :; done
 name=${last%%=*} version=
 case $last in *=*) version=${last#*=};; esac
 no() { echo "E: $*" >&2; exit 100; }
-net() { case $FAKE_APT in off|none|missing) no "Failed to fetch http://localhost/x  Could not connect";; esac; }
+net() {
+case $FAKE_APT in off|none|missing) no "Failed to fetch http://localhost/x  Could not connect"; esac
+}
 deb() { ls $A/${name}_${version:-*}_*.deb | sort -V | tail -n 1; }
-sum() { echo "'http://localhost/x' $(basename "$1") 1 SHA256:$(sha256sum <"$1" | cut -d ' ' -f 1)"; }
+sum() { echo "'http://localhost/x' $(basename "$1") 1 SHA256:$(sha256sum <"$1" | head -c 64)"; }
 case $FAKE_APT,$* in
 no-archive,*indextargets*) ;;
 *indextargets*) echo "http://localhost/debian CODENAME main";;
-no-suite,*update*) no "The repository 'http://localhost/debian nosuch Release' does not have a Release file.";;
+no-suite,*update*) no "The repository 'http://x nosuch Release' does not have a Release file.";;
 missing,*-c*update*) ;;
 *update*) net;;
 none,*|gone,*) exit 100;;
@@ -49,7 +53,9 @@ esac'''
 APT_HELPER = '''for to; do :; done
 case $FAKE_APT in
 good) cp ARCHIVE/TAR "$to";;
-INT|TERM) head -c 100000 ARCHIVE/TAR >"$to"; echo $$ >ARCHIVE/pid; sleep 0.5; kill -s $FAKE_APT $PPID; sleep 100;;
+INT|TERM)
+head -c 100000 ARCHIVE/TAR >"$to"; echo $$ >ARCHIVE/pid; sleep 0.5; kill -s $FAKE_APT $PPID
+sleep 100;;
 truncated) head -c 100000 ARCHIVE/TAR >"$to";;
 *) echo "E: Failed to fetch http://localhost/t.xz  404  Not Found" >&2; exit 100;;
 esac'''
@@ -65,7 +71,8 @@ def deb(name: str, version: str, files: dict[str, bytes], arch: str = 'all', to:
     d = top / 'deb'
     (archive / to).mkdir(exist_ok=True)
     shutil.rmtree(d, ignore_errors=True)
-    control = f'Package: {name}\nVersion: {version}-1\nArchitecture: {arch}\nMaintainer: x <x@x>\nDescription: toy\n'
+    control = (f'Package: {name}\nVersion: {version}-1\nArchitecture: {arch}\n'
+               'Maintainer: x <x@x>\nDescription: toy\n')
     for path, data in {**files, 'DEBIAN/control': control.encode()}.items():
         (d / path).parent.mkdir(parents=True, exist_ok=True)
         (d / path).write_bytes(data)

@@ -23,7 +23,8 @@ def check(series, n: int) -> str:
         at "$last"
         rm -rf "$work/kselftest"
         smake selftest-gcc install INSTALL_PATH="$work/kselftest" CC=gcc
-        grep -q "^kvm:$test\\$" "$work/kselftest/kselftest-list.txt" || wrong "not in kselftest-list.txt"
+        grep -q "^kvm:$test\\$" "$work/kselftest/kselftest-list.txt" ||
+            wrong "not in kselftest-list.txt"
         find "$work/kselftest/kvm" -type f ! -name "$test" -size +100k -delete
         strip "$work/kselftest/kvm/$test"
         mkdir -p "$work/vm"

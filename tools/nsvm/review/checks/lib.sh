@@ -27,7 +27,8 @@ at() { g read-tree --reset -u "$1"; }
 # more_than BASE SERIES: "count<tab>finding" a line; those that BASE has not, or fewer of
 more_than()
 {
-	new=$(awk -F '\t' 'FILENAME == ARGV[1] { had[$2] = $1; next } $1 > had[$2] + 0 { print $2 }' "$1" "$2")
+	new=$(awk -F '\t' 'FILENAME == ARGV[1] { had[$2] = $1; next }
+		$1 > had[$2] + 0 { print $2 }' "$1" "$2")
 	[ -z "$new" ] || { echo "$new"; wrong "$(echo "$new" | head -n 1)"; }
 }
 
@@ -52,8 +53,8 @@ compile() { kmake "$jobs" "$@" arch/x86/kvm/; }
 # Is that a symbol of this base?
 is_symbol()
 {
-	(cd "$tree" && grep -r -q --include='Kconfig*' -E "^(menu)?config $1\$" arch/x86 arch/Kconfig virt \
-		init kernel crypto drivers/hv drivers/crypto drivers/iommu)
+	(cd "$tree" && grep -r -q --include='Kconfig*' -E "^(menu)?config $1\$" arch/x86 \
+		arch/Kconfig virt init kernel crypto drivers/hv drivers/crypto drivers/iommu)
 }
 
 # configure OBJ DEFCONFIG SYMBOL=VALUE... [-- MAKE-ARGUMENT...]: with no symbol
@@ -61,7 +62,8 @@ is_symbol()
 configure()
 {
 	obj=$work/$1 defconfig=$2
-	key=$({ echo "$*"; gcc --version; clang --version; cat "${0%/*}/lib.sh"; g ls-files -s '*Kconfig*'; } | sha256sum)
+	key=$({ echo "$*"; gcc --version; clang --version; cat "${0%/*}/lib.sh"
+		g ls-files -s '*Kconfig*'; } | sha256sum)
 	shift 2
 	[ "$(cat "$obj/config-key" 2>/dev/null)" != "$key" ] || return 0
 	rm -f "$obj/config-key"
@@ -96,8 +98,8 @@ lost() { wrong "the configuration has $1=$2, and not $3"; }
 
 # All of KVM on, as modules: what distributions have
 everything="MODULES=y EXPERT=y WERROR=n HYPERVISOR_GUEST=y PARAVIRT=y HYPERV=y HIGH_RES_TIMERS=y
-CRYPTO=y CRYPTO_HW=y CRYPTO_DEV_CCP=y CRYPTO_DEV_CCP_DD=m IOMMU_SUPPORT=y AMD_IOMMU=y CRYPTO_DEV_SP_PSP=y
-AMD_MEM_ENCRYPT=y
+CRYPTO=y CRYPTO_HW=y CRYPTO_DEV_CCP=y CRYPTO_DEV_CCP_DD=m IOMMU_SUPPORT=y AMD_IOMMU=y
+CRYPTO_DEV_SP_PSP=y AMD_MEM_ENCRYPT=y
 KVM=m KVM_AMD=m KVM_INTEL=m KVM_WERROR=y KVM_SMM=y KVM_HYPERV=y KVM_XEN=y KVM_AMD_SEV=y"
 
 # with SYMBOL=VALUE...: $everything, changed by these
@@ -143,7 +145,8 @@ new_clang()
 		[ "$llvm" = LLVM=1 ] || command -v "ld.lld${llvm#LLVM=}" >/dev/null || continue
 		return 0
 	done
-	not_here "this kernel needs clang $need, here is $(clang -dumpversion 2>/dev/null || echo none)"
+	v=$(clang -dumpversion 2>/dev/null) || v=none
+	not_here "this kernel needs clang $need, here is $v"
 }
 
 # ---- user space ----
@@ -159,7 +162,8 @@ headers()
 		[ "$(cat "$h/key" 2>/dev/null)" != "$key" ] || continue
 		rm -rf "$h"
 		at "$c"
-		make -C "$tree" O="$work/headers/${tree##*/}" "$jobs" headers_install INSTALL_HDR_PATH="$h"
+		make -C "$tree" O="$work/headers/${tree##*/}" "$jobs" headers_install \
+			INSTALL_HDR_PATH="$h"
 		echo "$key" >"$h/key"
 	done
 }
@@ -169,8 +173,9 @@ a_test()
 {
 	arch=x86
 	g cat-file -e "$base:tools/testing/selftests/kvm/x86" 2>/dev/null || arch=x86_64
-	test=$(touched "tools/testing/selftests/kvm/$arch/*_test.c" | sed -n '1{s|.*/||; s|\.c$||p}')
+	test=$(touched "tools/testing/selftests/kvm/$arch/*_test.c" | head -n 1)
 	[ -n "$test" ] || not_here "no patch adds a test, see BASE"
+	test=$(basename "$test" .c)
 }
 
 # smake OBJ TARGET... : make of selftests/kvm
@@ -191,9 +196,11 @@ builds()
 	at "$commit"
 	binary=$work/selftest-$1/kselftest/kvm/$arch/$test log=$work/selftest-$1.log
 	rm -f "$binary"*
-	smake "selftest-$1" all "$2" TEST_GEN_PROGS_x86_64="$arch/$test" TEST_GEN_PROGS_x86="$arch/$test" \
-		TEST_GEN_PROGS_COMMON= TEST_GEN_PROGS_EXTENDED_x86_64= TEST_GEN_PROGS_EXTENDED_x86= TEST_PROGS_x86_64= \
-		TEST_PROGS_x86= TEST_GEN_PROGS_EXTENDED= TEST_PROGS= >"$log" 2>&1 || { cat "$log"; exit 1; }
+	smake "selftest-$1" all "$2" TEST_GEN_PROGS_x86_64="$arch/$test" \
+		TEST_GEN_PROGS_x86="$arch/$test" TEST_GEN_PROGS_COMMON= \
+		TEST_GEN_PROGS_EXTENDED_x86_64= TEST_GEN_PROGS_EXTENDED_x86= TEST_PROGS_x86_64= \
+		TEST_PROGS_x86= TEST_GEN_PROGS_EXTENDED= TEST_PROGS= >"$log" 2>&1 ||
+		{ cat "$log"; exit 1; }
 	cat "$log"
 	[ -x "$binary" ] || wrong "was not built"
 	warned=$(grep -m1 "$test.*warning: " "$log") && wrong "$(echo "$warned" | sed 's|.*/||')"

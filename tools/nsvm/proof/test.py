@@ -50,12 +50,13 @@ def item(good: bool | str, name: str, detail: str = '') -> Item:
     return Item({True: 'ok', False: 'not ok'}.get(good, good), name, detail)
 
 
-def judged(name: str, result: tuple[bool, str]) -> Item:
-    return item(result[0], name, result[1])
+def not_here(name: str, error: Fatal) -> Item:
+    """A skip if something cannot be had here, else a failure"""
+    return item('skip' if error.status == debian.NOT_HERE else False, name, str(error))
 
 
 def attempt(name: str, fn: Callable[[], object]) -> Item:
-    """ok if it returns nothing, or what it returns says what is wrong"""
+    """ok if it returns nothing; else what it returns or raises is the reason"""
     try:
         reason = fn()
     except Fatal as e:
@@ -86,31 +87,31 @@ def program(base: Base, name: str, *args: str, result: Path | None = None, skip:
 
 # ---- files ----
 
-def scripts() -> list[str]:
-    files = [f for d in ('tools/nsvm', '.ci') for f in (place.top / d).rglob('*') if f.is_file()
-             and '__pycache__' not in f.parts]
-    return [str(f.relative_to(place.top)) for f in files
-            if re.match(r'#!/bin/(busybox )?sh|# shellcheck shell', f.read_text(errors='replace'))]
+def texts() -> dict[str, str]:
+    """What is in the files of the repository, but in patches"""
+    names = git(place.top, 'ls-files', '--cached', '--others', '--exclude-standard').splitlines()
+    return {name: (place.top / name).read_text(errors='replace') for name in names
+            if not name.endswith('.patch') and (place.top / name).is_file()}
 
 
 def shellcheck() -> str:
+    scripts = [name for name, text in texts().items() if name.startswith(('tools/nsvm/', '.ci/'))
+               and re.match(r'#!/bin/(busybox )?sh|# shellcheck shell', text)]
     log = place.build / 'shellcheck.log'
-    return '' if jobs.call(['shellcheck', '-x', *scripts()], log,
-                           cwd=place.top) == 0 else read(log).strip().split('\n')[0]
+    rc = jobs.call(['shellcheck', '-x', *scripts], log, cwd=place.top)
+    return read(log).strip().split('\n')[0] if rc else ''
 
 
 def whitespace() -> str:
-    files = git(place.top, 'ls-files', '--cached', '--others', '--exclude-standard').splitlines()
-    places = [f'{name}:{n}' for name in files if not name.endswith('.patch')
-           and (place.top / name).is_file() for n, line in enumerate((place.top / name).read_text(
-               errors='replace').split('\n'), 1) if line != line.rstrip() or ' \t' in line]
+    places = [f'{name}:{n}' for name, text in texts().items()
+              for n, line in enumerate(text.split('\n'), 1)
+              if line != line.rstrip() or ' \t' in line]
     return ' '.join(places[:5])
 
 
 def checkpatch(base: Base, *args: str | Path) -> str:
-    """Not counted: Signed-off-by is missing, a human adds it; commit ids in Fixes: cannot be looked
-    up, the tree has no history; a new file may be in no pattern of MAINTAINERS; user space has no
-    BIT()"""
+    """Not counted: a missing Signed-off-by, which a human adds; commit ids, as the tree has no
+    history; new files that no pattern of MAINTAINERS has; BIT(), which user space has not"""
     messages = jobs.output(
         ['scripts/checkpatch.pl', '--strict', '--terse', '--no-summary', '--quiet', '--color=never',
          '--ignore', 'MISSING_SIGN_OFF,UNKNOWN_COMMIT_ID,FILE_PATH_CHANGES,BIT_MACRO', *args],
@@ -139,12 +140,13 @@ def check_files() -> Items:
 
 
 def style(base: Base) -> Items:
-    ours = [*sorted(place.overlay.glob('*.[ch]')),
-            *sorted(place.lab.rglob('*.[ch]'))] if base.is_default() else []
+    files = [(f, []) for f in apply.patches(base)]
+    if base.is_default():
+        files += [(f, ['-f']) for f in (*sorted(place.overlay.glob('*.[ch]')),
+                                        *sorted(place.lab.rglob('*.[ch]')))]
     return [attempt(f'checkpatch --strict {f.name.removesuffix(".patch")}',
                     lambda f=f, options=options: checkpatch(base, *options, f))
-            for options, files in (((), [base.dir / p for p in base.series()]), (('-f',), ours))
-            for f in files]
+            for f, options in files]
 
 
 # ---- patches, tree and overlay agree ----
@@ -166,60 +168,53 @@ def after_fixes(base: Base) -> None:
 
 
 def series_items(base: Base) -> Items:
-    """On another release than the series was made on, patches may need -C1, or be upstream
-    already"""
-    name, made = 'the patches apply with plain git am', []
-    items = [attempt(name,
-                     lambda: made.append(apply.apply_in(base, base.src, apply.patches(base))))]
-    if not made:
-        return items
-    applied = made[0]
-    items = [attempt(name, lambda: apply.need_strict(base, package.release(base.src), applied))]
-    if items[0].verdict == 'not ok':
-        return items
-    if applied.loose or applied.left_out:
-        stale = [f'{where}: -C1' for where in applied.loose] + [f'{patch} is upstream'
-                                                                for patch in applied.left_out]
-        items = [item('skip', name, f'{package.release(base.src)}: {", ".join(stale)}')]
-    same = base.git('rev-parse', f'{applied.commit}^{{tree}}') == base.git('rev-parse',
-                                                                           'HEAD^{tree}')
-    items.append(item(same, 'the tree is what the patches make of the base'))
+    """Another release than the series was made on may need -C1, or have patches from upstream"""
+    name, kernel = 'the patches apply with plain git am', package.release(base.src)
+    try:
+        applied = apply.apply_in(base, base.src, apply.patches(base))
+        apply.need_strict(base, kernel, applied)
+    except Fatal as e:
+        return [item(False, name, str(e))]
+    stale = [f'{where}: -C1' for where in applied.loose]
+    stale += [f'{patch} is upstream' for patch in applied.left_out]
+    items = [item('skip', name, f'{kernel}: {", ".join(stale)}') if stale else item(True, name)]
+    made, there = (base.git('rev-parse', f'{c}^{{tree}}') for c in (applied.commit, 'HEAD'))
+    items.append(item(made == there, 'the tree is what the patches make of the base'))
     if base.keys('fixes'):
         items.append(attempt('its fixes and then the patches apply with git am',
                              lambda: after_fixes(base)))
-    if items[0].verdict != 'skip':
+    if not stale:
         items.append(attempt('make patches changes nothing', lambda: same_export(base)))
     return items
 
 
 # ---- boots ----
 
-def booted(base: Base, kernel: Kernel, label: str, tests: list[str], name: str, items: Items,
-           **options) -> Boot | None:
-    try:
-        return boot.run(kernel, label, tests, base=base, **options)
-    except Fatal as e:
-        items.append(item(False, name, str(e)))
-        return None
+def boot_both(base: Base, two: dict[str, Kernel], tests: list[str], npt: int,
+              **options) -> list[Boot]:
+    """Both at a time; two: label -> kernel"""
+    return jobs.together(*(
+        lambda k=k, label=label: boot.run(k, f'{label}-npt{npt}', tests, base=base, npt=npt,
+                                          **options) for label, k in two.items()))
 
 
-def watched(name: str, b: Boot | None, base: Base, n: int | None = None) -> Items:
-    """VMCBs at each VMRUN; n: what only that can see after patch n, if it is not the whole
-    series"""
-    if not b:
-        return []
+def watched(name: str, b: Boot, base: Base, n: int | None = None) -> Items:
+    """VMCBs at each VMRUN; n: what only that can see after patch n, if not of the whole series"""
     if not b.vmruns:
         return [item('skip', name, 'no QEMU that can load the plugin, or not emulated')]
     with open(b.vmruns) as f:
         check = vmruns.check(f, b.log.stem)
-    if n is not None:
-        return [judged(name, expected.compare_view(base, check, n))] if expected.view_faults(
-            base, n) else []
-    return [item(check.ok, name, check.figures if check.ok else check.text().split('\n')[0])]
+    if n is None:
+        return [item(check.ok, name, check.figures if check.ok else check.text().split('\n')[0])]
+    if not expected.view_faults(base, n):
+        return []
+    good, detail = expected.compare_view(base, check, n)
+    return [item(good, name, detail)]
 
 
-def as_expected(name: str, b: Boot | None, base: Base, n: int) -> Items:
-    return [judged(name, expected.compare(base, ktap.cases(b.text()), n))] if b else []
+def as_expected(name: str, b: Boot, base: Base, n: int) -> Item:
+    good, detail = expected.compare(base, ktap.cases(b.text()), n)
+    return item(good, name, detail)
 
 
 def verdicts(b: Boot, test: str) -> list[str]:
@@ -238,32 +233,31 @@ def neighbours(base: Base, two: list[Kernel], boots: list[Boot], npt: int,
             again = ', PASSED AT THE SECOND TRY'
             was, now = (verdicts(boot.run(k, f'again-{k.label}-npt{npt}', [t], base=base, npt=npt),
                                  t) for k in two)
-        same = was == now and bool(now)
-        short = f'the same {len(now)} verdicts' if len(now) > 1 else now[0] if now else ''
-        items.append(item(same, f'neighbour {t}, npt={npt}', f'{short} on both{again}'
-                          if same else f'base: {", ".join(was) or "no result"}; series: '
-                          f'{", ".join(now) or "no result"}'))
+        short = f'the same {len(now)} verdicts' if len(now) > 1 else ''.join(now)
+        if was == now and now:
+            items.append(item(True, f'neighbour {t}, npt={npt}', f'{short} on both{again}'))
+        else:
+            items.append(item(False, f'neighbour {t}, npt={npt}',
+                              f'base: {", ".join(was) or "no result"}; '
+                              f'series: {", ".join(now) or "no result"}'))
     return items
 
 
 def two_kernels(base: Base, two: list[Kernel], npt: int, tests: list[str]) -> Items:
     """Base and series with all PAT tests"""
+    labels = {'base': base.unpatched(), 'series': len(base.series())}
+    boots = boot_both(base, dict(zip(labels, two)), [*selftests.pat_tests(base), *tests], npt)
     items: Items = []
-    n, stock, pats = len(base.series()), base.unpatched(), selftests.pat_tests(base)
-    was, now = jobs.together(*(lambda k=k, label=label: booted(
-        base, k, f'{label}-npt{npt}', [*pats, *tests], f'{label} boots, npt={npt}', items, npt=npt)
-                               for k, label in zip(two, ('base', 'series'))))
-    if npt:
-        items += as_expected('PAT tests on the base', was, base, stock) + watched(
-            'what only the view sees on the base', was, base, stock)
-        items += as_expected('PAT tests on the series', now, base,
-                             n) + watched('VMRUNs on the series', now, base)
-    else:
-        items += [judged(f'PAT tests on the {label}, npt=0',
-                         expected.without_npt(base, ktap.cases(b.text()), n_of))
-                  for label, b, n_of in (('base', was, stock), ('series', now, n)) if b]
-        items += watched('VMRUNs on the series, npt=0', now, base)
-    return items + (neighbours(base, two, [was, now], npt, tests) if was and now else [])
+    for (label, n), b in zip(labels.items(), boots):
+        if npt:
+            items.append(as_expected(f'PAT tests on the {label}', b, base, n))
+        else:
+            good, detail = expected.without_npt(base, ktap.cases(b.text()), n)
+            items.append(item(good, f'PAT tests on the {label}, npt=0', detail))
+        if label == 'base' and npt:
+            items += watched('what only the view sees on the base', b, base, n)
+    items += watched('VMRUNs on the series' + ', npt=0' * (not npt), boots[1], base)
+    return items + neighbours(base, two, boots, npt, tests)
 
 
 def objects(base: Base) -> Items:
@@ -276,9 +270,8 @@ def objects(base: Base) -> Items:
 
 
 def smp(base: Base, series: Kernel) -> Items:
-    items: Items = []
-    b = booted(base, series, 'series-smp2', selftests.pat_tests(base), 'two CPUs', items, smp=2)
-    return [*items, *as_expected('PAT tests on the series, two CPUs', b, base, len(base.series())),
+    b = boot.run(series, 'series-smp2', selftests.pat_tests(base), base=base, smp=2)
+    return [as_expected('PAT tests on the series, two CPUs', b, base, len(base.series())),
             *watched('VMRUNs on the series, two CPUs', b, base)]
 
 
@@ -293,62 +286,56 @@ def on_bochs(base: Base, two: list[Kernel]) -> Items:
         tests = [test for _, tests, _ in parts for test in tests]
         b, _ = bochs.run(two[0], 'bochs', tests, base=base, others={'series': two[1]})
     except Fatal as e:
-        return [item('skip' if e.status == debian.NOT_HERE else False, 'PAT tests on Bochs',
-                     str(e))]
-    results = [ktap.cases(section) for section in bochs.sections(b.text())]
+        return [not_here('PAT tests on Bochs', e)]
+    items = []
+    for (title, tests, patches), section in zip(parts, bochs.sections(b.text())):
+        if tests:
+            good, detail = expected.compare(base, ktap.cases(section), patches)
+            items.append(item(good, f'PAT tests on {title}, on Bochs', detail))
     refused = bochs.refused(base.results / 'bochs.bochs')
-    return [*(judged(f'PAT tests on {title}, on Bochs', expected.compare(base, cases, patches))
-              for (title, tests, patches), cases in zip(parts, results) if tests),
-            item(not refused, "Bochs' CPU refuses no VMRUN", refused[0][1] if refused else '')]
+    return [*items, item(not refused, "Bochs' CPU refuses no VMRUN",
+                         refused[0][1] if refused else '')]
 
 
 def mainlines_own(base: Base, two: list[Kernel]) -> Items:
-    """Mainline's test, which knows nothing of ours; where it cannot disable the quirk, it skips
-    itself"""
+    """Mainline's test, which knows nothing of ours and skips itself without the quirk"""
     quirk = base.is_opt_in()
-    name, before = ("mainline's own test",
-                    'skip') if quirk else ("mainline's own test, without its quirk", 'not ok')
+    name = f'mainline\'s own test{"" if quirk else ", without its quirk"}'
     try:
         tests_dir = selftests.mainline_test(quirk)
     except Fatal as e:
-        return [item('skip' if e.status == debian.NOT_HERE else False, name, str(e))]
+        return [not_here(name, e)]
     items: Items = []
-    for kernel, label, want in zip(two, ('base', 'series'), (before, 'ok')):
-        b = booted(base, kernel, f'mainline-{label}', [selftests.MAINLINE_TEST],
-                   f'{name}, on the {label}', items, tests_dir=tests_dir)
-        if b:
-            whole = ktap.cases(b.text())[-1]
-            detail = f'{whole.verdict}, {b.text().count("Testing: ")} parts{": " + whole.reason if whole.reason else ""}'
-            items.append(item(whole.verdict == want, f'{name}, on the {label}', detail))
+    for kernel, label, want in zip(two, ('base', 'series'), ('skip' if quirk else 'not ok', 'ok')):
+        log_text = boot.run(kernel, f'mainline-{label}', [selftests.MAINLINE_TEST], base=base,
+                            tests_dir=tests_dir).text()
+        whole = ktap.cases(log_text)[-1]
+        detail = f'{whole.verdict}, {log_text.count("Testing: ")} parts'
+        items.append(item(whole.verdict == want, f'{name}, on the {label}',
+                          f'{detail}: {whole.reason}' if whole.reason else detail))
     return items
 
 
-def found_fault(b: Boot) -> set[str]:
-    """The cases in which the view finds one"""
+def faulty_cases(b: Boot) -> set[str]:
+    """The cases in which the view finds a fault"""
     with open(b.vmruns) as f:
         return {e.case.partition(' ')[2] for e in vmruns.check(f, b.log.stem).errors}
 
 
 def with_quirk(base: Base, series: Kernel) -> Items:
-    """With the quirk enabled, KVM is the kernel without any of it, the series before included: all
-    that tests which do not know the quirk, and thus do not disable it, can see of the two is the
-    same, but for
-    upstream's fixes in it"""
+    """With the quirk enabled, tests that do not know it, and thus do not disable it, see the kernel
+    without any of the series, but for upstream's fixes in it"""
     items: Items = []
     pats, tests_dir = selftests.pat_tests(base), selftests.build(base, unaware=True)
-    stock = kernels.tree_kernel(base, base.root(), 'stock', 'kernel-stock')
+    two = {'stock': kernels.tree_kernel(base, base.root(), 'stock', 'kernel-stock'),
+           'quirk': series}
     for npt in (1, 0) if is_all() else (1,):
-        was, now = jobs.together(*(lambda k=k, label=label: booted(
-            base, k, f'{label}-npt{npt}', pats, f'{label} boots, npt={npt}', items, npt=npt,
-            tests_dir=tests_dir) for k, label in ((stock, 'stock'), (series, 'quirk'))))
-        if not was or not now:
-            continue
-        items.append(
-            judged(f'quirk enabled: verdicts of the stock kernel, npt={npt}',
-                   expected.same_verdicts(*(ktap.cases(boot.text()) for boot in (was, now)),
-                                          expected.repaired(base.before[-1]))))
+        was, now = boot_both(base, two, pats, npt, tests_dir=tests_dir)
+        good, detail = expected.same_verdicts(ktap.cases(was.text()), ktap.cases(now.text()),
+                                              expected.repaired(base.before[-1]))
+        items.append(item(good, f'quirk enabled: verdicts of the stock kernel, npt={npt}', detail))
         if now.vmruns:
-            more = found_fault(now) - found_fault(was)
+            more = faulty_cases(now) - faulty_cases(was)
             items.append(item(not more, 'quirk enabled: the view finds what it finds on the stock '
                               f'kernel, npt={npt}', ' '.join(sorted(more))))
     return items
@@ -365,14 +352,13 @@ def checker(base: Base) -> Items:
 
 def step(base: Base, n: int) -> Items:
     """After one patch"""
-    items: Items = []
     name = f'patch {n} builds, boots, and the PAT tests'
     try:
-        kernel = kernels.step_kernel(base, n)
+        b = boot.run(kernels.step_kernel(base, n), f'step-{n}', selftests.pat_tests(base),
+                     base=base)
     except Fatal as e:
-        return [item(False, f'patch {n} builds', str(e))]
-    b = booted(base, kernel, f'step-{n}', selftests.pat_tests(base), name, items)
-    return [*items, *as_expected(name, b, base, n),
+        return [item(False, name, str(e))]
+    return [as_expected(name, b, base, n),
             *watched(f'what only the view sees after patch {n}', b, base, n)]
 
 
@@ -387,11 +373,13 @@ def shared(base: Base, series: Kernel) -> Chain:
     """Of bases whose series has the quirk; what is a port of another one's has no more than that"""
     if not base.is_opt_in() or not (is_all() or base.before[-1].is_default()):
         return []
-    more = [('Checkpoints between kernels, with and without the quirk', lambda: program(
-        base, 'migrate', 'run')), ('Each short sequence of operations, with and without the quirk',
-                                   lambda: program(base, 'model', 'test'))]
-    return [('The quirk enabled', lambda: with_quirk(base, series)),
-            *(more if base.before[-1].is_default() and is_all() else [])]
+    chain = [('The quirk enabled', lambda: with_quirk(base, series))]
+    if base.before[-1].is_default() and is_all():
+        chain += [('Checkpoints between kernels, with and without the quirk',
+                   lambda: program(base, 'migrate', 'run')),
+                  ('Each short sequence of operations, with and without the quirk',
+                   lambda: program(base, 'model', 'test'))]
+    return chain
 
 
 def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:

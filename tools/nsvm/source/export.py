@@ -75,13 +75,14 @@ def for_overlay(base: Base) -> dict[str, Path]:
 
 
 def cover(base: Base, letter: str, head: str) -> str:
-    """The letter, from the line "<author> (<number>):" to "base-tree:" made anew"""
+    """The letter, from the line "<author> (<number>):" to "base-tree:" made anew, and its number"""
     span = f'{base.commit()}..{head}'
-    author, count = base.git('log', '-1', '--format=%an',
-                             head), base.git('rev-list', '--count', span)
+    author = base.git('log', '-1', '--format=%an', head)
+    count = base.git('rev-list', '--count', span)
     made = (f'{author} ({count}):\n{base.git("log", "--reverse", "--format=  %s", span)}\n\n'
             f'{base.git("diff", "--stat=72", "--summary", base.commit(), head)}\n\n')
     text = re.split(r'^\S.* \([0-9]+\):$', letter, 1, re.M)[0]
+    text = re.sub(r'^(Subject: \[PATCH.*?) 0+/[0-9]+\]', rf'\1 {"0" * len(count)}/{count}]', text, 1, re.M)
     return text + made + ''.join(re.findall('^base-tree: .*', letter, re.M | re.S))
 
 

@@ -37,7 +37,7 @@ ours.write_text('a')
 header.write_text('h')
 exported('two commits are two patches', 'One Test', 'a')
 text = letter.read_text()
-is_((f'Text.\n\n{toy.AUTHOR} (2):\n  One\n  Test\n\n {code} '
+is_((f'Subject: [PATCH 0/2] Toy\n\nText.\n\n{toy.AUTHOR} (2):\n  One\n  Test\n\n {code} '
      in text, text[text.rindex(' create mode'):]),
     (True, f' create mode 100644 {test}\n\nbase-tree: x\nchange-id: 20260101-toy-0123456789ab\n'),
     'the cover letter names them', text)

@@ -55,6 +55,7 @@ s.set(BUILD=str(top / 'build'), SMP='3')
 is_((s.SMP, s.MEMORY), ('3', '2048'), 'the command line wins over build/.config, that over Kconfig')
 s.set(SMP='x')
 is_(failure(lambda: s.number('SMP')), 'SMP=x is no number', 'SMP=x')
+case(0, '--help names the programs', r'\n  run  ', '--help')
 case(1, 'no such program', r'no program rnu: did you mean run\? nsvm help names them', 'rnu')
 case(1, 'no such setting', r'^run: TIMOUT= is no setting of run: did you mean TIMEOUT=\?', 'run',
      'TIMOUT=5')

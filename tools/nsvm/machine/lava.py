@@ -93,7 +93,7 @@ def make(base: Base, d: Path) -> dict[str, dict]:
     return made
 
 
-def wrong(text: dict) -> str:
+def objection(text: dict) -> str:
     """What the schema has against a job"""
     from lava_common import schemas
     from voluptuous import Invalid
@@ -169,7 +169,7 @@ def main(args: list[str]) -> int:
     d, report = base.b / 'lava', ktap.Report(base.results / 'lava.ktap')
     made = make(base, d)
     for name, text in made.items():
-        report.item(not wrong(text), f'{name}.yaml is a job by the schema of LAVA', wrong(text))
+        report.item(not objection(text), f'{name}.yaml is a job by the schema of LAVA', objection(text))
     if args:
         have = lava_run(base, d, made['qemu']['context'])
         wrong_ones = differences(base, have)

@@ -169,7 +169,7 @@ class Seen(NamedTuple):
     restorer: str
     l2: str		# the PAT that L2 has, by who wrote it; refused; SKIP
     after: str	# the next #VMEXIT; - or the same: nothing to tell
-    wrong: bool = False
+    is_wrong: bool = False
 
 
 def seen(log: str) -> Iterator[Seen]:
@@ -196,7 +196,7 @@ def matrix(restores: Iterable[Seen], every: Sequence[str] = ALWAYS_ON) -> str:
                  'g_pat': 'vmcb12'}
         pats = [whose.get(pat, pat)
                 for pat in ([s.l2] if s.after in ('-', s.l2) else [s.l2, s.after])]
-        cells.setdefault(s[:3], {})[','.join(pats) + '!' * s.wrong] = None
+        cells.setdefault(s[:3], {})[','.join(pats) + '!' * s.is_wrong] = None
     out = [LEGEND, f'{"saved by":<16}  restored by',
            ' ' * 16 + ''.join(f'  {k:<11}' for k in every).rstrip()]
     for state, title in STATES.items():

@@ -162,7 +162,7 @@ def report(base: Base, wanted: list[Mutant], every: list[Mutant], known: dict[st
         if verdict == 'survived' and m.name in reasons:
             verdict, why = 'equivalent', reasons[m.name]
         total[verdict] += 1
-        told.append((verdict, f'{verdict:<10} {m.name} line {m.first}, {m.what}: {m.code}' +
+        told.append((verdict, f'{verdict:<10} {m.name} line {m.first}, {m.change}: {m.code}' +
                      (f'\n           {"by " * (verdict == "killed")}{why}' if why else '')))
     print('\n  '.join(['', *(text for verdict, text in told if verdict != 'killed'), *stale]))
     put(base.results / 'mutants.txt', ''.join(f'{text}\n' for _, text in told))
@@ -185,10 +185,10 @@ def main(args: list[str]) -> int:
         raise Fatal('the series changes nothing in arch/x86/kvm')
     wanted, name, named = every, 'each mutant is killed', False
     if args == ['list']:
-        print('\n'.join(f'{m.name}\t{m.first}\t{m.what}\t{m.code}' for m in every))
+        print('\n'.join(f'{m.name}\t{m.first}\t{m.change}\t{m.code}' for m in every))
         return 0
     if args[:1] == ['sample'] and len(args) == 2 and args[1].isdigit():
-        some = [m for m in every if m.what == 'deleted' and m.code in FOR_THE_VIEW]
+        some = [m for m in every if m.change == 'deleted' and m.code in FOR_THE_VIEW]
         n = int(args[1]) - len(some)
         some += [every[i * len(every) // n] for i in range(n)]
         wanted, name = [m for m in every if m in some], 'a sample of mutants is killed'

@@ -39,7 +39,7 @@ class Mutant:
     file: str
     first: int		# lines that new takes the place of, from 1
     last: int
-    what: str
+    change: str
     code: str
     new: str
 
@@ -101,7 +101,7 @@ def operands(cond: str) -> tuple[str, list[str]]:
 
 
 def variants(code: str) -> Iterator[tuple[str, str]]:
-    """(what, new code) for each way to break a statement"""
+    """(change, new code) for each way to break a statement"""
     m = re.match(r'^(if \()(.*)(\)( \{)?)$', code)
     if m and m[2][0] != '!':
         yield 'negated', f'{m[1]}!({m[2]}){m[3]}'

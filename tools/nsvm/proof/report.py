@@ -29,7 +29,7 @@ def machine(versions: dict[str, str]) -> dict:
 def as_json(base: str, good: bool, results: dict[str, list[Case]], logs: dict[str, str],
             checks: dict[str, Check | None], view_text: str, on: dict,
             versions: dict[str, str]) -> dict:
-    """found, logs, checks: of base and of series; said: of VMRUNs"""
+    """results, logs, checks: of base and of series; view_text: of VMRUNs"""
     def vmruns(r: Row) -> dict[str, int]:
         seen = {label: c.economy.get(f'{r.test} {r.case}'.strip()) for label, c in checks.items()
                 if c}
@@ -50,7 +50,7 @@ def as_json(base: str, good: bool, results: dict[str, list[Case]], logs: dict[st
 
 
 def as_junit(run: dict, reason: str) -> str:
-    """A case is what it is on the series.  wrong: why the run failed, if no case did"""
+    """A case is what it is on the series.  reason: why the run failed, if no case did"""
     suites = ET.Element('testsuites', name=run['base'])
     more = {'test': 'VMRUNs', 'case': '', 'base': None, 'series': 'not ok', 'reason': reason}
     cases = run['cases'] + [more] * bool(reason)

@@ -33,7 +33,7 @@ class State(NamedTuple):
 
 
 class Event(NamedTuple):
-    what: str
+    kind: str		# a key of SAID
     n: str		# number of the VMRUN
     level: str
     value: str		# of the PAT; where vmcb12 is
@@ -126,8 +126,8 @@ def text(story: Story, names: Names) -> str:
     lines = [f'{story.test} {story.case}' + (f': {story.verdict}' if story.verdict else ''),
              f'  {"VMRUN":>9}']
     for e in story.events:
-        keeps = f', L1 keeps {named(e.state.hpat)}' if e.what == 'runs' and e.level == 'L2' else ''
-        lines.append(f'  {e.n:>9}  {e.level} {SAID[e.what][0].format(named(e.value))}{keeps}')
+        keeps = f', L1 keeps {named(e.state.hpat)}' if e.kind == 'runs' and e.level == 'L2' else ''
+        lines.append(f'  {e.n:>9}  {e.level} {SAID[e.kind][0].format(named(e.value))}{keeps}')
     return '\n'.join(lines)
 
 
@@ -157,7 +157,7 @@ def svg(panels: dict[str, Story], names: Names) -> str:
     if not 0 < most <= MOST:
         return ''
     used = [v for s in panels.values() for e in s.events for v in (
-        '' if e.what == 'vmrun' else e.value, e.state.pat('L1'), e.state.pat('L2')) if v]
+        '' if e.kind == 'vmrun' else e.value, e.state.pat('L1'), e.state.pat('L2')) if v]
     values = list(dict.fromkeys([*names, *used]))
     colours = {v: COLOURS[i % len(COLOURS)] for i, v in enumerate(values)}
     first = next(iter(panels.values()))
@@ -216,7 +216,7 @@ def draw_events(picture: Picture, y: int, events: list[Event], colours: dict[str
                 names: Names) -> None:
     """What the guests did, and the numbers of VMRUNs"""
     for x, e in zip(range(LEFT, picture.width, WIDE), events):
-        label = SAID[e.what][1].format(short(e.value, names))
+        label = SAID[e.kind][1].format(short(e.value, names))
         if label:
             picture.box(x + 3, y + 132, WIDE - 6, 26, '#fff',
                         f'rx="5" stroke-width="2" stroke="{colours.get(e.value, "#999")}"')

@@ -58,7 +58,7 @@ BROKEN = {
 class Part:
     """What the program did between two marks, and what the CPU did meanwhile"""
     case: str
-    what: str		# vmrun, wrmsr, L1, L2
+    kind: str		# vmrun, wrmsr, L1, L2
     pat: str		# of vmcb12, written, that the guest must have
     seen: str		# what RDMSR returned
     tick: int
@@ -93,8 +93,8 @@ def parts(log: str, traces: list[Trace]) -> list[Part]:
     return parts
 
 
-def wrong(p: Part) -> str:
-    """What is wrong with the accesses of L1 or L2"""
+def fault(p: Part) -> str:
+    """What is not as it must be of the accesses of L1 or L2"""
     if not p.types:
         return ''
     for mtrr, types in p.types.items():
@@ -110,7 +110,7 @@ def wrong(p: Part) -> str:
 def broken(base: Base) -> Iterator[tuple[str, Kernel]]:
     """What it is, and the kernel"""
     for m in mutate.mutants(base.src, base.commit(), ''):
-        title = BROKEN.get(m.code, {}).get(m.what)
+        title = BROKEN.get(m.code, {}).get(m.change)
         if title:
             label = f'types-{m.name.partition(":")[2]}'
             yield title, kernels.tree_kernel(base, mutate.tree(base, m, '-types'), '-types', label,
@@ -164,7 +164,7 @@ def table(base: list[Part], series: list[Part], mtrr: str = 'WB', cases: str = '
         must = [combined(f, mtrr) for f in fields(p.pat)]
         return ' '.join(t if t == m else f'{t}!' for t, m in zip(p.types[mtrr], must))
     out = [line('case', '', 'PAT, fields 0 to 7', 'base', 'series'), '  ' + '-' * 110]
-    out += [line(s.case, s.what, ' '.join(fields(s.pat)), types(b), types(s))
+    out += [line(s.case, s.kind, ' '.join(fields(s.pat)), types(b), types(s))
             for b, s in rows(base, series) if s.case.startswith(cases)]
     return '\n'.join([f'  Memory types that the CPU used, MTRR type {mtrr}; "!": not what the PAT '
                       'says', '', *out]) + '\n'
@@ -174,7 +174,7 @@ def svg(base: list[Part], series: list[Part]) -> str:
     """With nested NPT: L2 with the PAT that L1 gave it, and L1 after L2 wrote its own"""
     wide, tall, left, top = 44, 20, 250, 70
     shown = [(b, s) for b, s in rows(base, series)
-             if (s.case[:13], s.what) in (('npt_on.loaded', 'L2'), ('npt_on.writte', 'L1'))]
+             if (s.case[:13], s.kind) in (('npt_on.loaded', 'L2'), ('npt_on.writte', 'L1'))]
     height = top + len(shown) * 3 * (tall + 1) + len(shown) * 12 + 20
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + 8 * wide + 20}" '
            f'height="{height}" font-family="sans-serif" font-size="12">',
@@ -186,7 +186,7 @@ def svg(base: list[Part], series: list[Part]) -> str:
     y = top
     for b, s in shown:
         must = [combined(f, 'WB') for f in fields(s.pat)]
-        for label, types in ((f'{s.what}\'s PAT', fields(s.pat)), ('base', b.types['WB']),
+        for label, types in ((f'{s.kind}\'s PAT', fields(s.pat)), ('base', b.types['WB']),
                              ('series', s.types['WB'])):
             first = label not in ('base', 'series')
             case = escape(s.case.removeprefix('npt_on.')) if first else ''
@@ -206,24 +206,24 @@ def svg(base: list[Part], series: list[Part]) -> str:
 def judge(report: ktap.Report, parts_of: dict[str, list[Part]], refused: dict[str, str]) -> None:
     base, series = parts_of['base'], parts_of['series']
     for case in dict.fromkeys(p.case for p in series):
-        faults = [f'{p.what}: {why}' for p in series if p.case == case and (why := wrong(p))]
+        faults = [f'{p.kind}: {why}' for p in series if p.case == case and (why := fault(p))]
         report.item(not faults, f'{case}: L1 and L2 have the types that their PAT says',
                     faults[0] if faults else '')
     report.item('series' not in refused, 'the CPU refuses no VMRUN of the series',
                 refused.get('series', ''))
-    differ = sum(bool(wrong(b)) for b in base if b.types)
+    differ = sum(bool(fault(b)) for b in base if b.types)
     report.item(differ > 0, 'on the base types are wrong',
                 f'in {differ} of {sum(bool(b.types) for b in base)}')
     for name in list(parts_of)[2:]:
-        faults = [f'{p.case} {p.what}: {why}' for p in parts_of[name] if p.types
-                  and (why := wrong(p))]
+        faults = [f'{p.case} {p.kind}: {why}' for p in parts_of[name] if p.types
+                  and (why := fault(p))]
         why = refused.get(name) or (faults[0] if faults else '')
         report.item(bool(why), f'mutant: {name}', why or 'no type is wrong, no VMRUN refused')
 
 
 def agree(report: ktap.Report, label: str, ours: Iterable[Part], theirs: list[str]) -> None:
-    both = [p for p in ours if p.what in ('vmrun', 'wrmsr')]
-    differ = [f'{p.case} {p.what}: {p.g_pat} on Bochs, {q} on QEMU' for p, q in zip(both, theirs)
+    both = [p for p in ours if p.kind in ('vmrun', 'wrmsr')]
+    differ = [f'{p.case} {p.kind}: {p.g_pat} on Bochs, {q} on QEMU' for p, q in zip(both, theirs)
               if p.g_pat != q]
     if len(both) != len(theirs):
         differ = [f'{len(both)} VMRUNs on Bochs, {len(theirs)} on QEMU']
@@ -247,7 +247,7 @@ def main(args: list[str]) -> int:
     two, picture = (parts_of['base'], parts_of['series']), svg(parts_of['base'], parts_of['series'])
     put(base.results / 'types.txt', LEFT_OUT + table(*two) + '\n' + table(*two, 'UC'))
     put(base.results / 'types.svg', picture)
-    put(base.results / 'types.trace', ''.join(f'# {label} {p.case} {p.what}\n' + ''.join(
+    put(base.results / 'types.trace', ''.join(f'# {label} {p.case} {p.kind}\n' + ''.join(
         f'{line}\n' for line in p.lines) for label in ('base', 'series') for p in parts_of[label]))
     print('\n' + LEFT_OUT + table(*two, cases='npt_on.') +
           f'\n  the other cases, and MTRR type UC: {rel(base.results)}/types.txt\n')

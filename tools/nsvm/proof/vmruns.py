@@ -52,7 +52,7 @@ class Error(NamedTuple):
 class Access(NamedTuple):
     """#VMEXIT for RDMSR or WRMSR of IA32_PAT, and the VMRUN before it"""
     vmcb: str
-    what: str		# r or w
+    kind: str		# r or w
     rip: str
     value: str		# of EDX:EAX
     g_pat: str
@@ -120,10 +120,10 @@ class Check:
         match line.split():
             case ['V', *f] if len(f) == 13:
                 self.vmrun(Vmrun(*f))
-            case ['M', _, cpu, vmcb, what, rip, value]:
+            case ['M', _, cpu, vmcb, kind, rip, value]:
                 self.accesses += 1
                 vcpu, g_pat, n = self.cpu.get(cpu, ('', '', ''))
-                self.access[vcpu] = Access(vmcb, what, rip, value, g_pat, n)
+                self.access[vcpu] = Access(vmcb, kind, rip, value, g_pat, n)
             case ['P', n, _, vmcb, ncr3, rip, gpa]:
                 self.error(n, f'the page fault for {gpa} at RIP {rip} is not repaired at nCR3 '
                            f'{ncr3} of VMCB {vmcb}')
@@ -192,7 +192,7 @@ class Check:
                            'that failed')
             return
         self.done += 1
-        if access.what == 'w':
+        if access.kind == 'w':
             if g_pat != access.value:
                 self.error(n, f'g_pat is {g_pat}, but WRMSR wrote {access.value}')
             return

@@ -61,7 +61,7 @@ def fresh() -> None:
             shutil.copytree(real, copy)
 
 
-def found(name: str, item: str, says: str) -> None:
+def expect(name: str, item: str, says: str) -> None:
     rc, items = check(name)
     failures = [f'{i.name} {i.detail}' for i in items if i.verdict == 'not ok']
     good = rc == 1 and len(failures) == 1 and re.search(says, failures[0]) is not None
@@ -86,7 +86,7 @@ def edit(name: str, file: int | str, pattern: str, new: str, item: str, says: st
     if name in EACH:
         says = ''.join('x' if f == p else str(i % 10)
                        for i, f in enumerate(series, 1)) + '.*' + says
-    found(name, item, says)
+    expect(name, item, says)
     put(p, was)
 
 
@@ -109,7 +109,7 @@ def code(name: str, file: str, pattern: str, new: str, item: str, says: str,
     mail = f'{n + 1:04}-planted.patch'
     put(patches / mail, git(src, 'format-patch', '-q', '-1', *form, commit) + '\n')
     put(patches / 'series', f'{read(patches / "series")}{mail}\n')
-    found(name, item, (f'x {n + 1}: ' if name in EACH else '') + '.*' + says)
+    expect(name, item, (f'x {n + 1}: ' if name in EACH else '') + '.*' + says)
 
 
 MAILS = ('checkpatch', 'subject', 'changelog', 'conflicts', 'fixes', 'recipients', 'spdx')

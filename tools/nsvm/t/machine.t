@@ -55,7 +55,7 @@ def broken(module: str, pattern: bytes, text: bytes) -> Kernel:
     return k
 
 
-def said(label: str, k: Kernel, *tests: str, **options) -> str:
+def error_of(label: str, k: Kernel, *tests: str, **options) -> str:
     """Of that boot, if it fails"""
     try:
         return f'no failure: {boot.run(k, label, list(tests), base=base, tests_dir=tmp, **options)}'
@@ -78,8 +78,8 @@ for name, says, setting, value in (
         ('ACCEL=kvm without nested kvm_amd', 'ACCEL=kvm: this host has no .*', 'ACCEL', 'kvm')):
     with mock.patch.dict(settings.given,
                          {setting: value}), mock.patch('machine.boot.read', return_value='N'):
-        fails(name, says, said('qemu', kernel, 'good'))
-fails('no such test', 'no test other in .*', said('none', kernel, 'other'))
+        fails(name, says, error_of('qemu', kernel, 'good'))
+fails('no such test', 'no test other in .*', error_of('none', kernel, 'other'))
 
 BOOTS = {	# what is said, kernel and tests, limits
     'the machine hangs': ('.*no end after 5 s, stopped; last: .*', (kernel, 'sleeps'),
@@ -97,7 +97,7 @@ BOOTS = {	# what is said, kernel and tests, limits
         (broken('kvm-amd', rb'(vermagic=\S+ )SMP', rb'\1XMP'), 'good'), {}),
     'a test hangs': ('no failure: .*', (kernel, 'quiet', 'sleeps', 'good'), {'test_timeout': 2}),
 }
-results = dict(jobs.each(lambda n: said(n.replace(' ', '-'), *BOOTS[n][1], **BOOTS[n][2]), BOOTS))
+results = dict(jobs.each(lambda n: error_of(n.replace(' ', '-'), *BOOTS[n][1], **BOOTS[n][2]), BOOTS))
 for name, (says, _, _) in BOOTS.items():
     fails(name, says + ('' if name == 'a test hangs' else r' \(console: .*\.console\)'),
           results[name])

@@ -114,7 +114,7 @@ def argv(host: str, *args: str, ssh: str = 'ssh') -> list:
             *settings.arguments(), f'LOCKED={base.b}', *args]
 
 
-def said(host: str, *args: str) -> tuple[int, str]:
+def run_remote(host: str, *args: str) -> tuple[int, str]:
     r = subprocess.run(argv(host, *args), text=True, capture_output=True, stdin=subprocess.DEVNULL)
     with open(results / 'remote-test.txt', 'a') as f:
         f.write(f'make remote HOST={host} {" ".join(args)}: status '
@@ -123,7 +123,7 @@ def said(host: str, *args: str) -> tuple[int, str]:
 
 
 def refuses(name: str, reason: str, host: str, *args: str) -> None:
-    rc, text = said(host, SHORT, *args)
+    rc, text = run_remote(host, SHORT, *args)
     is_((rc, reason in text), (1, True), name, text)
 
 
@@ -151,7 +151,7 @@ def cut(host: str) -> None:
     is_(after, own, "the host's own module is back, and nothing else is left")
 
 
-wrong: list[str] = []
+complaints: list[str] = []
 
 
 def machine(name: str) -> None:
@@ -160,7 +160,7 @@ def machine(name: str) -> None:
                  net=ports[name], view=False, timeout=LIMIT, test_timeout=LIMIT,
                  cpu=f'{settings.CPU},svm=off' if name == 'none' else '')
     except Fatal as e:
-        wrong.append(str(e))
+        complaints.append(str(e))
 
 
 (results / 'remote-test.txt').unlink(missing_ok=True)
@@ -185,26 +185,26 @@ try:
     refuses('a user who is not root', 'user is not root there, and cannot use sudo', 'user')
 
     n = len(base.series())
-    rc, text = said('stock', 'MODULES=1')
+    rc, text = run_remote('stock', 'MODULES=1')
     log = remote.sections(read(results / 'remote-stock.log'))
     for label, patches in ('base', 0), ('series', n):
         good, why = expected.compare(base, ktap.cases(log.get(label, '')), patches)
         is_(good, True, f'MODULES=1: {label}', why)
     is_((rc, 'the series does what it should' in text), (0, True), 'and its verdict', text)
     is_(there('stock', STATE), own, "the host's own module is back, and nothing else is left")
-    rc, text = said('stock', SHORT)
+    rc, text = run_remote('stock', SHORT)
     again = verdicts(remote.sections(read(results / 'remote-stock.log'))['host'])
     is_((rc, again), (1, verdicts(log['base'], SHORT[6:])),
         'with it, the tests fail as on the base', text)
 
     there('stock', 'rmmod kvm_amd; insmod /tests/kvm-amd.ko')
-    rc, text = said('stock', SHORT)
+    rc, text = run_remote('stock', SHORT)
     is_((rc, "its KVM does what it should" in text), (0, True), 'a host with the series: all pass',
         text)
     there('stock', 'rmmod kvm_amd; modprobe kvm_amd')
 
     wait_for('none')
-    rc, text = said('none')
+    rc, text = run_remote('none')
     is_((rc, 'nothing was tested' in text, ' 0 ok, 0 not ok, ' in text), (4, True, True),
         'a host without SVM', text)
 
@@ -225,5 +225,5 @@ finally:
     for m in machines:
         m.join(10)
     jobs.stop_all()
-is_(wrong, [], 'the machines and their kernels have nothing to say')
+is_(complaints, [], 'the machines and their kernels have nothing to say')
 print(f'1..{toy.count}')

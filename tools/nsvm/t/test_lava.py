@@ -52,6 +52,6 @@ class Jobs(unittest.TestCase):
             import lava_common.schemas	# noqa: F401
         except ImportError:
             self.skipTest('no lava-common')
-        self.assertEqual([lava.wrong(job) for job in self.jobs.values()], ['', ''])
+        self.assertEqual([lava.objection(job) for job in self.jobs.values()], ['', ''])
         del self.jobs['qemu']['actions'][1]['boot']['method']
-        self.assertNotEqual(lava.wrong(self.jobs['qemu']), '')
+        self.assertNotEqual(lava.objection(self.jobs['qemu']), '')

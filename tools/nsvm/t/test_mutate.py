@@ -22,7 +22,7 @@ C = '''\
 '''
 
 
-def found(touched: set[int]) -> list[mutate.Mutant]:
+def mutants_of(touched: set[int]) -> list[mutate.Mutant]:
     return list(mutate.of_file('arch/x86/kvm/svm/nested.c', C, touched))
 
 
@@ -63,19 +63,19 @@ class Test(unittest.TestCase):
 
     def test_names_last(self) -> None:
         """patches/*/equivalent has them"""
-        self.assertEqual([(m.name, m.what) for m in found({9})],
+        self.assertEqual([(m.name, m.change) for m in mutants_of({9})],
                          [('nested.c:26cfa2ed', 'negated'), ('nested.c:76b38aba', '"!" to ""')])
-        first, second = ([m for m in found({7, 10}) if m.first == n] for n in (7, 10))
+        first, second = ([m for m in mutants_of({7, 10}) if m.first == n] for n in (7, 10))
         self.assertEqual([m.new for m in first], [m.new for m in second])
         self.assertFalse({m.name for m in first} & {m.name for m in second})
 
     def test_apply(self) -> None:
-        text = mutate.apply(C, found({6})[0]).split('\n')
+        text = mutate.apply(C, mutants_of({6})[0]).split('\n')
         self.assertEqual(text[4:7], ['if (!(one(x) && (two || !three)))', '', '\t\treturn false;'])
         self.assertEqual(text[:4] + text[6:], C.split('\n')[:4] + C.split('\n')[6:])
 
     def test_likely_killer_first(self) -> None:
-        every, tests = found(set(range(1, 11))), ['a', 'b', 'c']
+        every, tests = mutants_of(set(range(1, 11))), ['a', 'b', 'c']
         last, near, far = every[-1], every[-2], every[0]
         for known, want in (({}, 'abc'), ({far.name: 'b'}, 'bac'), (
                 {far.name: 'b', near.name: 'c'}, 'cab'), ({near.name: 'c', last.name: 'b'}, 'bac'),

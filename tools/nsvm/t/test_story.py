@@ -54,7 +54,7 @@ class Test(unittest.TestCase):
     def test_boot_begins_anew(self) -> None:
         # the RDMSR is of the boot before
         log = LINES[:7] + ['B'] + LINES[1:2] + LINES[7:]
-        kinds = [e.what for s in story.stories(log) for e in s.events]
+        kinds = [e.kind for s in story.stories(log) for e in s.events]
         self.assertEqual((kinds.count('writes'), kinds.count('reads')), (1, 0))
 
     def test_svg(self) -> None:

@@ -67,8 +67,9 @@ def is_packaged(base: Base, debug: bool = False) -> bool:
     """Is it the distribution's kernel here?"""
     if base.is_vmm():
         raise Fatal(f'{base.name} is no kernel: tools/nsvm/nsvm vmms tests it')
-    if debug or settings.DEBUG_KERNEL == 'y' or base.linux or settings.CC != 'gcc' or base.key(
-            'source'):
+    if debug or settings.DEBUG_KERNEL == 'y' or settings.CC != 'gcc':
+        return False
+    if base.linux or base.key('source'):
         return False
     if base.name not in decided:
         try:

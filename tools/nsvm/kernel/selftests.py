@@ -94,8 +94,8 @@ def shadow_tree(of: Base, shadow: Path, newer: bool,
 def headers(of: Base, tree: str, to: Path) -> str:
     """The user-space headers of the tree that KVM's selftests include, and those that these do, in
     to/usr/include, as make headers would make them of all; others are the system's.  Names them"""
-    made_of = digest(Path(__file__), of.git('rev-parse', *(f'{tree}:{d}' for d in (
-        'include/uapi', 'arch/x86/include/uapi', 'scripts', f'{SELFTESTS}/kvm'))))
+    read_from = ('include/uapi', 'arch/x86/include/uapi', 'scripts', f'{SELFTESTS}/kvm')
+    made_of = digest(Path(__file__), of.git('rev-parse', *(f'{tree}:{d}' for d in read_from)))
     if read(to / 'stamp') == made_of:
         return made_of
     begin = time.monotonic()
@@ -150,8 +150,9 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = (), unaware: bool = F
             f'{rel(of.src)} has no KVM_STATE_SVM_VALID_GPAT: only its own tests are built')
     tree = of.commit() if unaware else of.worktree()
     headers_id = headers(of, tree, base.b / f'headers{which}')
-    made_of = digest(headers_id, settings.CC, str(of.src), of.git('rev-parse', *(
-        f'{tree}:{d}' for d in (SELFTESTS, 'tools/include', 'tools/arch/x86/include'))),
+    trees = of.git('rev-parse', *(f'{tree}:{d}' for d in (SELFTESTS, 'tools/include',
+                                                          'tools/arch/x86/include')))
+    made_of = digest(headers_id, settings.CC, str(of.src), trees,
                      *sorted(place.overlay.glob('*.[ch]')), Path(__file__))
     have = read(out / '.stamp').split()
     todo = [t for t in names if have[:1] != [made_of] or t not in have]

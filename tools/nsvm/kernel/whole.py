@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from lib import jobs
+from lib import jobs, versions
 from lib.base import Base, digest, git, put, read
 from lib.say import Fatal
 from lib.settings import place, rel, settings
@@ -105,8 +105,7 @@ def build(base: Base, tree: str, to: Path, label: str, flavour: str, debug: bool
           quiet: bool = False, werror: bool = True) -> None:
     """to/{vmlinux or bzImage,modules,id} of that tree of src"""
     files = fragments(base, debug)
-    compiler = jobs.output([settings.CC,
-                            '--version']).split('\n')[0] if shutil.which(settings.CC) else ''
+    compiler = versions.first_line(settings.CC, '--version')
     if not compiler:
         raise Fatal(f'compiler {settings.CC} does not run: is it installed?')
     listing = base.git('ls-tree', base.git('rev-parse', f'{tree}^{{tree}}'))
@@ -122,17 +121,16 @@ def build(base: Base, tree: str, to: Path, label: str, flavour: str, debug: bool
     (to / 'id').unlink(missing_ok=True)
     make = make_argv(whole, obj, werror)
     configured = digest(compiler, *files)
-    kconfig_is_newer = any(f.stat().st_mtime > (obj / 'configured').stat().st_mtime
-                           for f in whole.rglob('Kconfig*')) if (
-                               obj / 'configured').exists() else True
-    if read(obj / 'configured') != configured or kconfig_is_newer:
+    stamp = obj / 'configured'
+    if read(stamp) != configured or any(f.stat().st_mtime > stamp.stat().st_mtime
+                                        for f in whole.rglob('Kconfig*')):
         put(obj / 'allconfig', ''.join(read(f) for f in files))
         jobs.step('KERNEL', base.logs / f'config-{label}{flavour}.log',
                   f'{label}{flavour} configured',
                   [*make, f'KCONFIG_ALLCONFIG={obj}/allconfig', 'allnoconfig'],
                   f'cannot configure {label}', quiet=quiet)
         check_config(base, whole, obj, files)
-        put(obj / 'configured', configured)
+        put(stamp, configured)
     image = obj / ('arch/x86/boot/bzImage' if debug else 'vmlinux')
     jobs.step('KERNEL', log, f'{label}{flavour} built, a whole kernel',
               [*make, image.name, *for_bochs, 'modules'], f'{label} does not build', quiet=quiet)

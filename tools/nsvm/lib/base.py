@@ -62,13 +62,15 @@ def digest(*parts: str | bytes | Path) -> str:
     """Names all that: text as it is, files by what is in them"""
     h = hashlib.sha256()
     for part in parts:
-        data = part
-        if isinstance(part, Path):
-            data = part.read_bytes()
-        elif isinstance(part, str):
-            data = part.encode()
+        data = part.read_bytes() if isinstance(part, Path) else part
+        data = data.encode() if isinstance(data, str) else data
         h.update(b'%d ' % len(data) + data)
     return h.hexdigest()[:16]
+
+
+def root_of(src: Path) -> str:
+    """The commit of a src that is the source alone, without any series"""
+    return (read(src / '.git/nsvm-root') or read(src / '.git/nsvm-base')).strip()
 
 
 def lines(file: Path) -> list[str]:
@@ -219,7 +221,7 @@ class Base:
 
     def root(self) -> str:
         """The source, without the series before this one"""
-        return read(self.src / '.git/nsvm-root').strip() or self.commit()
+        return root_of(self.src)
 
     def head(self) -> str:
         return self.git('rev-parse', 'HEAD')

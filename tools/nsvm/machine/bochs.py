@@ -138,9 +138,8 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base,
     if rc == 1 and panic and TRIPLE_FAULT in panic[-1]:
         rc = 0		# if all was done, see check()
     elif rc is not None and rc >= 0:
-        raise Fatal(
-            f'{label}: Bochs ended{": [" + panic[-1].strip() if panic else f" with status {rc}"} '
-            f'(log: {rel(bochs_log)})')
+        reason = f': [{panic[-1].strip()}' if panic else f' with status {rc}'
+        raise Fatal(f'{label}: Bochs ended{reason} (log: {rel(bochs_log)})')
     boot.check(result, label, rc, limit, bochs_log)
     return result, traced
 

@@ -106,8 +106,8 @@ def objection(text: dict) -> str:
 
 def device(context: dict) -> dict:
     """What a server of LAVA would make of its own qemu.jinja2 and the job's context"""
-    options = ['-nographic', '-nodefaults', '-serial stdio', *(
-        f'-{o} {context[k]}' for o, k in (('machine', 'machine'), ('cpu', 'cpu'), ('m', 'memory')))]
+    options = ['-nographic', '-nodefaults', '-serial stdio', f'-machine {context["machine"]}',
+               f'-cpu {context["cpu"]}', f'-m {context["memory"]}']
     command = {'command': 'qemu-system-x86_64', 'options': options, 'extra': []}
     return {'device_type': 'qemu', 'available_architectures': [context['arch']], 'parameters': {},
             'commands': {},

@@ -86,8 +86,8 @@ def run(ssh: list[str], host: str, files: list[Path], variables: dict[str, str],
         raise Fatal(f'{host}: {refused[0]}')
     why = jobs.last_line(errors.read_text())
     if '# nsvm: kernel ' not in text:
-        raise Fatal(
-            f'{host}: {why or jobs.last_line(text) or "ssh says nothing"} (log: {rel(errors)})')
+        reason = why or jobs.last_line(text) or 'ssh says nothing'
+        raise Fatal(f'{host}: {reason} (log: {rel(errors)})')
     if '# nsvm: done\n' not in said:
         raise Fatal(f'{host}: the connection broke before the end: {why or "no reason given"}; '
                     f'what was begun there is undone by the host (log: {rel(log)})')

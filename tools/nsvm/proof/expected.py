@@ -53,8 +53,8 @@ def compare(base: Base, cases: list[Case], n: int) -> tuple[bool, str]:
     return True, f'{as_said} pass, {failures} fail, as they must'
 
 
-def same_verdicts(was: list[Case], now: list[Case], may_pass: set[tuple[str,
-                                                                        str]]) -> tuple[bool, str]:
+def same_verdicts(was: list[Case], now: list[Case],
+                  may_pass: set[tuple[str, str]]) -> tuple[bool, str]:
     """Has each case the same verdict on two kernels?  may_pass: (test, case) of what may fail on
     the first and pass on the second one"""
     before, after = ({(c.test, c.case): c.verdict for c in cases if c.case} for cases in (was, now))
@@ -93,15 +93,17 @@ def compare_view(base: Base, check: Check, n: int) -> tuple[bool, str]:
     return False, f'{" ".join(sorted(seen)) or "none"}, and not {" ".join(sorted(want))}'
 
 
-def without_npt(base: Base, found: list[Case], n: int) -> tuple[bool, str]:
+def without_npt(base: Base, every: list[Case], n: int) -> tuple[bool, str]:
     """Without NPT there is no nested NPT: cases pass, have nothing to test, or fail as they do with
     NPT"""
     want = load(base)
-    cases = [c for c in found if c.case and c.test in {test for test, _ in want}]
+    cases = [c for c in every if c.case and c.test in {test for test, _ in want}]
     failed = [c for c in cases if c.verdict == 'not ok']
     faults = [c for c in failed if within(n, want.get((c.test, c.case), f'{n}'))]
     passed, skipped = (sum(c.verdict == v for c in cases) for v in ('ok', 'skip'))
-    text = f'{passed} ran and passed, {skipped} skipped' + f', {len(failed)} fail as with npt=1' * (
-        len(failed) > 0)
-    return not faults and passed + len(
-        failed) > 0, f'{faults[0].name} fails: {faults[0].reason}' if faults else text
+    text = f'{passed} ran and passed, {skipped} skipped'
+    if faults:
+        text = f'{faults[0].name} fails: {faults[0].reason}'
+    elif failed:
+        text += f', {len(failed)} fail as with npt=1'
+    return not faults and passed + len(failed) > 0, text

@@ -78,7 +78,8 @@ def write(base: Base, prefix: str, good: bool, cases: dict[str, list[Case]],
     logs = {label: read(base.results / f'{prefix}{label}.log') for label in cases}
     run = as_json(base.name, good, cases, logs, checks, view_text, machine(versions), versions)
     seen, judged = checks['series'], run['summary']
-    reason = '' if good or judged['not ok'] or not judged[
-        'ok'] else seen.text() if seen else view_text
+    reason = seen.text() if seen else view_text
+    if good or judged['not ok'] or not judged['ok']:
+        reason = ''		# the cases say it
     for name, text in zip(FILES, (json.dumps(run, indent=1) + '\n', as_junit(run, reason))):
         put(base.results / f'{prefix}{name}', text)

@@ -102,8 +102,9 @@ def mails(base: Base, salt: str = '') -> dict[str, str]:
         header = header.replace('\n ', ' ')	# b4 0.12 on Python 3.11 fails on folded lines
         header = re.sub(r'^Subject: \[.*?\] *',
                         f'Subject: [{prefix} {n:0{len(str(last))}}/{last}] ', header, 1, re.M)
-        header += f'\nMessage-ID: {ids[n]}' + f'\nIn-Reply-To: {ids[0]}\nReferences: {ids[0]}' * (
-            n > 0)
+        header += f'\nMessage-ID: {ids[n]}'
+        if n:
+            header += f'\nIn-Reply-To: {ids[0]}\nReferences: {ids[0]}'
         if not n:
             more, where = news(base, version), prerequisites(base)
             if not base.linux:

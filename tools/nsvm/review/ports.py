@@ -41,8 +41,9 @@ def verdict(text: str) -> str:
     if not any(count.values()):
         return 'identical'
     code = count['code']
-    change = f'changed: {code} line{"s" * (code > 1)}' if code else 'context only' if count[
-        'context'] else 'same diff'
+    change = 'context only' if count['context'] else 'same diff'
+    if code:
+        change = f'changed: {code} line{"s" * (code > 1)}'
     return change + ', message' * (count['message'] > 0)
 
 

@@ -90,8 +90,9 @@ def reports(made: dict[str, str]) -> dict[str, str]:
 def ask(base: Base, names: list[str], *options: str) -> list[str]:
     """Addresses, by both MAINTAINERS"""
     argv = [*ASK, *options, *(base.dir / name for name in names)]
-    answers = jobs.together(lambda: jobs.output(argv, cwd=base.src), lambda: jobs.output(
-        [*argv, '--mpath', place.top / 'MAINTAINERS'], cwd=base.src))
+    ours = [*argv, '--mpath', place.top / 'MAINTAINERS']
+    answers = jobs.together(lambda: jobs.output(argv, cwd=base.src),
+                            lambda: jobs.output(ours, cwd=base.src))
     return list(dict.fromkeys(''.join(answers).splitlines()))
 
 

@@ -46,9 +46,8 @@ def is_upstream(repo: Path, commit: str, patch: Path) -> bool:
 
 def where_it_fails(log: Path) -> str:
     """file:line, or what else git says, of an am that failed"""
-    m = re.search(
-        r'^error: (?:patch failed: )?(.*?:\d+$|.*(?=: does not (?:exist in|match) index))',
-        read(log), re.M)
+    m = re.search(r'^error: (?:patch failed: )?(.*?:\d+$|'
+                  r'.*(?=: does not (?:exist in|match) index))', read(log), re.M)
     return m[1] if m else jobs.first_error(log)
 
 
@@ -82,8 +81,8 @@ def apply_in(base: Base, repo: Path, todo: list[Path], onto: str = 'base',
         git(am, 'read-tree', 'HEAD')
         for patch in todo:
             if not patch.exists():
-                raise Fatal(
-                    f'series names {patch.name}, but there is no such file in {rel(patch.parent)}')
+                raise Fatal(f'series names {patch.name}, but there is no such file in '
+                            f'{rel(patch.parent)}')
             if is_upstream(am, 'HEAD', patch):
                 done.left_out.append(patch.name)
                 continue

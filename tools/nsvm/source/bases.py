@@ -13,7 +13,7 @@ as time passes by itself.  Exit status: 0, or 3 if nothing could be had.
 from pathlib import Path
 
 from lib import ktap
-from lib.base import Base, digest, git, git_ok, names, read
+from lib.base import Base, digest, git, git_ok, names, read, root_of
 from lib.say import Fatal, say
 from lib.settings import place
 from source import apply, debian, package, release, tree
@@ -36,8 +36,9 @@ def releases(packages: set[str], newest: bool) -> dict[tuple[str, str], list[str
                 apt.update()
                 for name in packages:
                     for version in release.versions_in(apt, name)[:1 if newest else None]:
-                        key = next((k for k in suites_of if k[0] == name and release.upstream_part(
-                            k[1]) == release.upstream_part(version)), (name, version))
+                        upstream = release.upstream_part(version)
+                        key = next(((n, v) for n, v in suites_of if n == name
+                                    and release.upstream_part(v) == upstream), (name, version))
                         suites_of.setdefault(key, []).append(suite)
         except Fatal as e:
             say('BASES', f'{suite}: {e}')
@@ -46,18 +47,15 @@ def releases(packages: set[str], newest: bool) -> dict[tuple[str, str], list[str
 
 def in_order(suites_of: dict[tuple[str, str], list[str]]) -> list[tuple[str, str]]:
     """By package, the newest version first"""
-    return [
-        (name, version) for name in sorted({name for name, _ in suites_of})
-        for version in release.newest_first({version for of, version in suites_of if of == name})]
+    return [(name, version) for name in sorted({name for name, _ in suites_of})
+            for version in release.newest_first({v for n, v in suites_of if n == name})]
 
 
 def src_of(package: str, version: str) -> tuple[Path, str] | None:
     """A src that was made of that release, and its commit without any series"""
     for mark in place.build.glob('*/src/.git/nsvm-source'):
         if read(mark).startswith(f'source {package} {version}\n'):
-            root = read(mark.with_name('nsvm-root')).strip() or read(
-                mark.with_name('nsvm-base')).strip()
-            return mark.parents[1], root
+            return mark.parents[1], root_of(mark.parents[1])
     return None
 
 

@@ -33,8 +33,8 @@ def commits_of(base: Base) -> list[str]:
     if not base.is_clean():
         raise Fatal(f'{where} has edits that are in no commit: commit them first')
     if not base.git('symbolic-ref', '-q', 'HEAD', check=False):
-        raise Fatal(
-            f'{where} is on no branch: finish the rebase that is under way, or git checkout series')
+        raise Fatal(f'{where} is on no branch: finish the rebase that is under way, or '
+                    'git checkout series')
     if base.git('merge-base', base.commit(), 'HEAD', check=False) != base.commit():
         raise Fatal(f'{where} is on something that is not a child of tag base')
     if not commits:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from lib import jobs
-from lib.base import Base, digest, git, put, read
+from lib.base import Base, digest, git, put, read, root_of
 from lib.say import Fatal, elapsed, say
 from lib.settings import place, rel
 from source import debian
@@ -79,11 +79,9 @@ def clone_sibling(source: str, part: list[str], to: Path) -> bool:
     for mark in place.build.glob('*/src/.git/nsvm-source'):
         if read(mark) == source and read(mark.with_name('nsvm-part')) == digest(*part):
             begin, sibling = time.monotonic(), mark.parents[1]
-            root = read(mark.with_name('nsvm-root')).strip() or read(
-                mark.with_name('nsvm-base')).strip()
             git(sibling, 'clone', '-q', '--no-checkout', str(sibling), str(to))
             git(to, 'remote', 'remove', 'origin')
-            git(to, 'checkout', '-q', '-B', 'series', root)
+            git(to, 'checkout', '-q', '-B', 'series', root_of(sibling))
             git(to, 'tag', '-f', 'base')
             say('TREE', f'the source is that of {rel(sibling)}, cloned ({elapsed(begin)})')
             return True

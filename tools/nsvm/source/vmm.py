@@ -44,9 +44,9 @@ def configure(base: Base, env: dict[str, str]) -> Path:
             dts.with_suffix('.dtb').touch()
         put(base.src / '.git/info/exclude', '/pc-bios/*.bz2\n/pc-bios/dtb/*.dtb\n')
         obj.mkdir(exist_ok=True)
-        jobs.step(
-            'VMM', base.logs / 'configure.log', f'QEMU {package.release(base.src)} configured',
-            [base.src / 'configure', *CONFIGURE], 'configure of QEMU failed', cwd=obj, env=env)
+        jobs.step('VMM', base.logs / 'configure.log',
+                  f'QEMU {package.release(base.src)} configured',
+                  [base.src / 'configure', *CONFIGURE], 'configure of QEMU failed', cwd=obj, env=env)
         put(obj / 'nsvm-configured', this)
     return obj
 

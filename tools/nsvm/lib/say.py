@@ -17,21 +17,20 @@ class Fatal(Exception):
         self.status = status
 
 
-def need_match(pattern: str, text: str, missing: str, status: int = 1) -> str:
+def need_match(pattern: str, text: str, missing: str) -> str:
     """The first group of the first match.
 
     Args:
         pattern: a regular expression, whose "^" and "$" are those of lines.
         text: where to look.
         missing: what the message says if there is no match.
-        status: of the program then.
 
     Raises:
         Fatal: there is none.
     """
     m = re.search(pattern, text, re.M)
     if not m:
-        raise Fatal(missing, status)
+        raise Fatal(missing)
     return m[1]
 
 

@@ -272,8 +272,8 @@ def part_time(base: Base, report: Report) -> None:
     if base.linux:
         raise Fatal('this is measured on a packaged source, not on LINUX=')
     clone, log = place.build / 'bench/clone', base.logs / 'bench-time.log'
-    cpu = (re.search(r'^model name\s*: (.*)', read(Path('/proc/cpuinfo')), re.M)
-           or ['', 'of some kind'])[1]
+    model = re.search(r'^model name\s*: (.*)', read(Path('/proc/cpuinfo')), re.M)
+    cpu = model[1] if model else 'of some kind'
     commit, size = git(place.top, 'rev-parse', '--short', 'HEAD'), ''
     out = [f'    On {time.strftime("%Y-%m-%d")}, {len(os.sched_getaffinity(0))} CPUs, {cpu}; '
            f'commit {commit}']

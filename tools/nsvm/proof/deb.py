@@ -120,8 +120,9 @@ def check(base: Base, deb: Path) -> int:
     before, other = host.files(), f'{host.release}x'
     host.must('add', 'build', 'install')
     made = sorted((host.modules / 'updates/dkms').glob('*.ko*'))
-    report.item({ko.name.split('.')[0] for ko in made} == set(
-        module.changed_modules(base, base.worktree())), 'dkms add, build, install',
+    names = {ko.name.split('.')[0] for ko in made}
+    report.item(names == set(module.changed_modules(base, base.worktree())),
+                'dkms add, build, install',
                 ', '.join(str(ko.relative_to(host.d)) for ko in made) or 'no module')
     signer = jobs.output(['modinfo', '-F', 'signer', *made], check=False,
                          env=host.env).split('\n')[0]

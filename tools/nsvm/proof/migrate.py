@@ -109,8 +109,9 @@ def again_jobs(savers: list[str]) -> Iterator[str]:
 
 def restore_jobs(rule: Rule, savers: list[str], k: str) -> Iterator[str]:
     for saver, state in ((saver, state) for saver in savers for state in states(saver, savers)):
-        saved, header = {'l2-known': ('l2', 'known'), 'l2-gpat': ('l2', 'gpat'), 'l2-qemu': (
-            'l2-back', 'known'), 'smm-gif': ('smm', 'gif')}.get(state, (state, 'whole'))
+        saved, header = {'l2-known': ('l2', 'known'), 'l2-gpat': ('l2', 'gpat'),
+                         'l2-qemu': ('l2-back', 'known'),
+                         'smm-gif': ('smm', 'gif')}.get(state, (state, 'whole'))
         for order in ORDERS:
             name, arguments = f'{state}.{saver}.{k}.{order}', ' '.join([order, header, PATS[k],
                                                                         *rule(state, saver, k)])

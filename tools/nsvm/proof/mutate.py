@@ -111,8 +111,8 @@ def variants(code: str) -> Iterator[tuple[str, str]]:
         for i, part in enumerate(parts):
             yield f'without "{part}"', m[1] + f' {op} '.join(parts[:i] + parts[i + 1:]) + m[3]
         other = '&&' if op == '||' else '||'
-        yield f'{other} for {op}', m[1] + f' {other} '.join(f'({p})' if re.search(r'&&|\|\|', p)
-                                                            else p for p in parts) + m[3]
+        whole = [f'({p})' if re.search(r'&&|\|\|', p) else p for p in parts]
+        yield f'{other} for {op}', m[1] + f' {other} '.join(whole) + m[3]
     m = re.match(r'^(.*= )(.*) \? (.*) : (.*);$', code)
     if m:
         yield 'always first', f'{m[1]}{m[3]};'

@@ -22,8 +22,9 @@ def machine(versions: dict[str, str]) -> dict:
         return {'name': f'Bochs of {bochs.SUITE}', 'cpu': bochs.CPU, 'cpus': 1,
                 'memory': bochs.MEMORY}
     accel = boot.accelerator(False)
-    return {'name': versions['qemu'], 'accelerator': accel, 'cpu': 'host' if accel == 'kvm'
-            else settings.CPU, 'cpus': settings.number('SMP'), 'memory': settings.number('MEMORY')}
+    return {'name': versions['qemu'], 'accelerator': accel,
+            'cpu': 'host' if accel == 'kvm' else settings.CPU, 'cpus': settings.number('SMP'),
+            'memory': settings.number('MEMORY')}
 
 
 def as_json(base: str, good: bool, results: dict[str, list[Case]], logs: dict[str, str],
@@ -40,8 +41,9 @@ def as_json(base: str, good: bool, results: dict[str, list[Case]], logs: dict[st
     now = datetime.datetime.now(datetime.timezone.utc)
     return {'format': 1, 'date': now.isoformat(timespec='seconds'), 'passed': good, 'base': base,
             'kernels': {label: m[1] for label, m in release.items() if m}, 'machine': on,
-            'summary': ktap.count(rows), 'milliseconds': {label: {
-                c.test: c.ms for c in cases if not c.case} for label, cases in results.items()},
+            'summary': ktap.count(rows),
+            'milliseconds': {label: {c.test: c.ms for c in cases if not c.case}
+                             for label, cases in results.items()},
             'vmruns': {label: {'seen': c.vmruns, 'accesses': c.accesses, 'errors': c.bad.total()}
                        for label, c in checks.items() if c}, 'said': view_text.splitlines(),
             'cases': [{'test': r.test, 'case': r.case, 'base': r.base or None,

@@ -112,11 +112,10 @@ def whitespace() -> str:
 def checkpatch(base: Base, *args: str | Path) -> str:
     """Not counted: a missing Signed-off-by, which a human adds; commit ids, as the tree has no
     history; new files that no pattern of MAINTAINERS has; BIT(), which user space has not"""
-    messages = jobs.output(
-        ['scripts/checkpatch.pl', '--strict', '--terse', '--no-summary', '--quiet', '--color=never',
-         '--ignore', 'MISSING_SIGN_OFF,UNKNOWN_COMMIT_ID,FILE_PATH_CHANGES,BIT_MACRO', *args],
-        check=False, cwd=base.src)
-    return messages.strip().split('\n')[0]
+    ignored = 'MISSING_SIGN_OFF,UNKNOWN_COMMIT_ID,FILE_PATH_CHANGES,BIT_MACRO'
+    argv = ['scripts/checkpatch.pl', '--strict', '--terse', '--no-summary', '--quiet',
+            '--color=never', '--ignore', ignored, *args]
+    return jobs.output(argv, check=False, cwd=base.src).strip().split('\n')[0]
 
 
 def tap(file: Path) -> Items:
@@ -125,12 +124,13 @@ def tap(file: Path) -> Items:
     if file.suffix == '.py':
         rc = jobs.call(['/usr/bin/python3', '-B', '-m', 'unittest', '-q', file.stem], log,
                        cwd=place.lab / 't')
-        return [item(rc == 0, file.name,
-                     '' if rc == 0 else f'{jobs.first_error(log)} (log: {rel(log)})')]
+        reason = f'{jobs.first_error(log)} (log: {rel(log)})' if rc else ''
+        return [item(not reason, file.name, reason)]
     rc = jobs.call([file, *settings.arguments()], log)
     items = ktap.parse(read(log), file.name)
-    return items if rc == 0 or any(i.verdict == 'not ok' for i in items) else [
-        *items, item(False, file.name, jobs.last_line(read(log)))]
+    if rc != 0 and not any(i.verdict == 'not ok' for i in items):
+        items.append(item(False, file.name, jobs.last_line(read(log))))
+    return items
 
 
 def check_files() -> Items:
@@ -387,10 +387,11 @@ def groups(base: Base, two: list[Kernel], tests: list[str]) -> list[Chain]:
     base's build/, build/<base>/check, build/roots; all else is in any order.  What takes long is
     early"""
     same = 'does what the model does'
-    models = [(f'Another KVM {same}: {kvm}', lambda kvm=kvm, more=more: program(
-        base, 'model', kvm, *more, result=base.results / f'model-{kvm}.ktap', skip=f'{kvm} {same}'))
-              for kvm, more in (('mainline', []), ('mainline-series', ['RANDOM=8'])) if more
-              or is_all()]
+    kvms = {**({'mainline': []} if is_all() else {}), 'mainline-series': ['RANDOM=8']}
+    models = [(f'Another KVM {same}: {kvm}',
+               lambda kvm=kvm, more=more: program(base, 'model', kvm, *more, skip=f'{kvm} {same}',
+                                                  result=base.results / f'model-{kvm}.ktap'))
+              for kvm, more in kvms.items()]
     own_tests = {f.name: (f'The lab\'s own tests: {f.name}', lambda f=f: tap(f))
                  for f in sorted((place.lab / 't').glob('*.t'))}
     checks = [('Series', lambda: series_items(base)),

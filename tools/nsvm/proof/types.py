@@ -242,13 +242,16 @@ def main(args: list[str]) -> int:
         all.update(broken(base))
     report = ktap.Report(base.results / 'types.ktap')
     say('TYPES', f'{len(all)} kernels on Bochs, under its debugger, which takes a minute or two')
-    (parts_of, refused), *theirs = jobs.together(lambda: on_bochs(base, all), *(
-        lambda k=all[label], label=label: on_qemu(base, k, label) for label in ('base', 'series')))
-    two, picture = (parts_of['base'], parts_of['series']), svg(parts_of['base'], parts_of['series'])
+    (parts_of, refused), *theirs = jobs.together(
+        lambda: on_bochs(base, all), lambda: on_qemu(base, all['base'], 'base'),
+        lambda: on_qemu(base, all['series'], 'series'))
+    two = parts_of['base'], parts_of['series']
+    picture = svg(*two)
     put(base.results / 'types.txt', LEFT_OUT + table(*two) + '\n' + table(*two, 'UC'))
     put(base.results / 'types.svg', picture)
-    put(base.results / 'types.trace', ''.join(f'# {label} {p.case} {p.kind}\n' + ''.join(
-        f'{line}\n' for line in p.lines) for label in ('base', 'series') for p in parts_of[label]))
+    trace = [line for label in ('base', 'series') for p in parts_of[label]
+             for line in (f'# {label} {p.case} {p.kind}', *p.lines)]
+    put(base.results / 'types.trace', ''.join(f'{line}\n' for line in trace))
     print('\n' + LEFT_OUT + table(*two, cases='npt_on.') +
           f'\n  the other cases, and MTRR type UC: {rel(base.results)}/types.txt\n')
     judge(report, parts_of, refused)

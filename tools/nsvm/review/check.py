@@ -184,9 +184,11 @@ def once(check: Check, n: int, series: Series, common: str) -> tuple[str, str, f
         return was[1], was[2], None
     stamp.unlink(missing_ok=True)
     begin, this = time.monotonic(), write(series, n, n - 1 if check.each else 0)
-    rc = jobs.call(['sh', check.file, this] if not check.file.suffix
-                   else [place.lab / 'nsvm', 'check', 'one', check.name, series.tree, str(n),
-                         *series.commits, *settings.arguments()], log)
+    argv = ['sh', check.file, this]
+    if check.file.suffix:
+        argv = [place.lab / 'nsvm', 'check', 'one', check.name, series.tree, str(n),
+                *series.commits, *settings.arguments()]
+    rc = jobs.call(argv, log)
     took = time.monotonic() - begin
     seen = (re.findall(r'^seen: (.*)$', log.read_text(errors='replace'), re.M) or [''])[-1]
     if rc not in (0, SKIP):

@@ -57,9 +57,6 @@ def without_src(damage: str = '') -> None:
 
 case(1, 'an unknown base', 'BASE= is one of: toy', 'tree', 'base', 'BASE=nonsense')
 case(3, 'apt does not know it, no network', 'Could not connect', apt='none')
-case(3, 'apt has one whose name begins like that', 'apt has no linux-source-9.9 .for toy; LINUX= ',
-     apt='other')
-case(3, 'no network', 'cannot fetch linux-source-9.9: .*Could not connect', apt='off')
 case(1, 'a wrong archive', 'not what apt promised', apt='truncated')
 is_((downloads / DEB).exists(), False, 'is not kept')
 case(0, 'the next run fetches it', released)
@@ -68,11 +65,8 @@ case(0, 'damaged on disk: fetched again', 'is damaged')
 without_src(DEB)
 case(3, 'damaged on disk, no network', 'cannot fetch', apt='off')
 base('package: linux-source-9.9', 'suite: nosuch', 'version: 9.9.8-1')
-for apt, says in (('no-suite', 'cannot fetch package lists.*does not have a Release file'),
-                  ('off', 'cannot fetch package lists.*Could not connect'),
-                  ('gone', 'nosuch has no linux-source-9.9 '),
-                  ('no-archive', 'apt knows no archive of this release')):
-    case(3, f'another suite: {apt}', says, apt=apt)
+case(3, 'another suite has none', 'nosuch has no linux-source-9.9 ', apt='gone')
+case(3, 'another suite: no archive', 'apt knows no archive of this release', apt='no-archive')
 case(0, 'another suite', released)
 without_src()
 case(0, 'no network, but an archive of another version', released, apt='off')
@@ -162,13 +156,9 @@ for deb in (archive / DEB.replace('9.9.9-', '9.9.10-'), *downloads.glob('linux-s
 
 of_source = ('source: linux', 'suite: toy-suite', 'version: 9.9.9-1', f'file: {TAR}')
 base(*of_source)
-case(3, 'tarball: no network', 'cannot fetch package lists.*Could not connect', apt='off')
 case(3, 'tarball: not in the index', f'toy-suite has no {TAR} 9.9.9-1 .for toy; LINUX= ',
      apt='gone')
 case(3, 'tarball: in the index, but gone', f'cannot fetch {TAR}: .*404', apt='missing')
-case(0, 'and make test of another base skips it',
-     f'SKIP +source, kernels and tests: cannot fetch {TAR}', 'test', 'short', 'VIEW=n',
-     apt='missing')
 
 # not ignored, as it is in the background
 signal.signal(signal.SIGINT, signal.default_int_handler)

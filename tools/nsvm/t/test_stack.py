@@ -30,14 +30,16 @@ def watch(*lines: str, believes: str = RESET) -> Watch:
 
 
 WRITE = f'M 1 0 b w 20 {MINE}'
-ON_SERIES = [v('a', LINUX), v('b', RESET), WRITE, v('a', LINUX), v('b', MINE, '22'), 'M 1 0 b r 30 0',
-             v('a', LINUX), v('b', MINE, '32', MINE)]
+ON_SERIES = [v('a', LINUX), v('b', RESET), WRITE, v('a', LINUX), v('b', MINE, '22'),
+             'M 1 0 b r 30 0', v('a', LINUX), v('b', MINE, '32', MINE)]
 RESTORED = f'T # stack: restored installed-guest flags 0101 g_pat {MINE}'
-SAID = '\n'.join([RESTORED[2:], '', *(f'# stack: L2 {n} reads {MINE}, memory is right' for n in (4, 5, 6)),
+SAID = '\n'.join([RESTORED[2:], '',
+                  *(f'# stack: L2 {n} reads {MINE}, memory is right' for n in (4, 5, 6)),
                   f'# stack: end flags 0100 g_pat {MINE}', ''])
 
 
-def wrong(kernel: str, *lines: str, said: str = SAID, by: str = '', vmm: stack.Vmm = PLAIN, to: stack.Vmm | None = None) -> str:
+def wrong(kernel: str, *lines: str, said: str = SAID, by: str = '', vmm: stack.Vmm = PLAIN,
+          to: stack.Vmm | None = None) -> str:
     """Of a move by a VMM to that kernel, from it or from another one"""
     them = stack.moved(watch(RESTORED, *lines, believes=MINE), said, '')
     return stack.wrong(them[0], stack.Move(by or kernel, vmm, kernel, to or vmm))
@@ -51,12 +53,14 @@ class Phases(unittest.TestCase):
         self.assertTrue(stack.keeps(w))
 
     def test_stock(self) -> None:
-        w = watch(*(line.replace(f'b {MINE} 0', f'b {LINUX} 0').replace(f'b {RESET} 0', f'b {LINUX} 0') for line in ON_SERIES))
-        self.assertEqual([(p.l2.total(), p.right, dict(p.reads)) for p in w.phases], [(1, 0, {}), (2, 0, {MINE: 1})])
+        w = watch(*(line.replace(f'b {MINE} 0', f'b {LINUX} 0').replace(
+            f'b {RESET} 0', f'b {LINUX} 0') for line in ON_SERIES))
+        self.assertEqual([(p.l2.total(), p.right, dict(p.reads)) for p in w.phases],
+                         [(1, 0, {}), (2, 0, {MINE: 1})])
 
     def test_refused_write_and_l1s_own(self) -> None:
-        w = watch(v('a', LINUX), WRITE, v('b', RESET, '20'), f'M 1 0 a w 20 {MINE}', v('a', LINUX, '22'),
-                  v('b', RESET, '22'), 'V 1 0')
+        w = watch(v('a', LINUX), WRITE, v('b', RESET, '20'), f'M 1 0 a w 20 {MINE}',
+                  v('a', LINUX, '22'), v('b', RESET, '22'), 'V 1 0')
         self.assertEqual([p.believes for p in w.phases], [RESET])
 
     def test_l1_loses_its_pat(self) -> None:
@@ -64,10 +68,12 @@ class Phases(unittest.TestCase):
         self.assertFalse(stack.keeps(watch(v('a', RESET))))
 
     def test_page(self) -> None:
-        self.assertEqual([page(p) for p in (LINUX, MINE, RESET, '0001050600070406')], ['WC', 'WB', 'WT', 'WT'])
+        self.assertEqual([page(p) for p in (LINUX, MINE, RESET, '0001050600070406')],
+                         ['WC', 'WB', 'WT', 'WT'])
         self.assertEqual((page(''), page('0007040600070206')), ('?', '?'))
 
-    def judged(self, own: bool, l2: str, said: str = '# stack: L2 is done', writes: int = 4) -> list[str]:
+    def judged(self, own: bool, l2: str, said: str = '# stack: L2 is done',
+               writes: int = 4) -> list[str]:
         """Verdicts if L2, whatever it wrote, or (with '') with that, runs with l2"""
         lines = [v('a', LINUX), v('b', l2 or RESET)]
         for pat in [*stack.PATS][:writes]:
@@ -79,15 +85,18 @@ class Phases(unittest.TestCase):
 
     def test_judge(self) -> None:
         good, bad = ['ok', 'ok', 'ok'], ['not ok', 'ok', 'ok']
-        self.assertEqual([self.judged(*how) for how in ((False, LINUX), (False, ''), (True, ''), (True, LINUX),
-                                                        (True, MINE))], [good, bad, good, bad, bad])
-        self.assertEqual(self.judged(True, '', '# stack: L2 is done, memory is wrong'), ['ok', 'ok', 'not ok'])
+        self.assertEqual([self.judged(*how) for how in ((False, LINUX), (False, ''), (True, ''),
+                                                        (True, LINUX), (True, MINE))],
+                         [good, bad, good, bad, bad])
+        self.assertEqual(self.judged(True, '', '# stack: L2 is done, memory is wrong'),
+                         ['ok', 'ok', 'not ok'])
         self.assertEqual(self.judged(True, '', ''), ['ok', 'ok', 'not ok'])
         self.assertEqual(self.judged(True, '', writes=3), bad)
 
     def test_svg(self) -> None:
         w = watch('T # stack: L1 is up', *ON_SERIES, 'T # stack: L2 is done')
-        texts = [e.text for e in ET.fromstring(svg({'a < b': w}, stack.NAMES)).iter('{http://www.w3.org/2000/svg}text')]
+        texts = [e.text for e in ET.fromstring(svg({'a < b': w}, stack.NAMES)).iter(
+            '{http://www.w3.org/2000/svg}text')]
         self.assertLessEqual({'a < b', f'{MINE} VirtualBox', f'{LINUX} Linux', 'end'}, set(texts))
 
 
@@ -104,7 +113,8 @@ class Migrations(unittest.TestCase):
         lines = [v('b', MINE), *self.later]
         for by, to in ((by, to) for by in kernels for to in kernels):
             self.assertEqual(wrong(to, *lines, by=by, vmm=ASKS), '')
-            self.assertIn('1 VMRUNs before L1 ran 0 had', wrong(to, self.first, *self.later, by=by, vmm=ASKS))
+            self.assertIn('1 VMRUNs before L1 ran 0 had',
+                          wrong(to, self.first, *self.later, by=by, vmm=ASKS))
         self.assertIn('1 VMRUNs before L1 ran 0 had', wrong('series', *lines))
 
     def test_shared(self) -> None:
@@ -125,13 +135,14 @@ class Migrations(unittest.TestCase):
     def test_refused(self) -> None:
         plain = stack.Vmm('off', Path('/q'), 'pc')
         self.assertEqual([stack.Move(a, v, b, w).refused for a, v, b, w in (
-            ('series', ASKS, 'stock', ASKS), ('mainline', ASKS, 'mainline', plain), ('mainline', ASKS, 'series', plain),
-            ('mainline', plain, 'stock', ASKS), ('stock', ASKS, 'stock', ASKS), ('series', PLAIN, 'stock', PLAIN))],
+            ('series', ASKS, 'stock', ASKS), ('mainline', ASKS, 'mainline', plain),
+            ('mainline', ASKS, 'series', plain), ('mainline', plain, 'stock', ASKS),
+            ('stock', ASKS, 'stock', ASKS), ('series', PLAIN, 'stock', PLAIN))],
                          [True, True, False, False, False, False])
 
     def test_older(self) -> None:
-        self.assertEqual([(v.name, v.machine, v.asks) for v in stack.with_older([PLAIN, ASKS])],
-                         [('installed', stack.OLD, False), ('older', stack.OLD, False), ('patched', 'pc', True)])
+        self.assertEqual([(v.name, v.machine, v.asks) for v in stack.with_older([PLAIN, ASKS])], [
+            ('installed', stack.OLD, False), ('older', stack.OLD, False), ('patched', 'pc', True)])
         self.assertEqual(stack.with_older([PLAIN]), [PLAIN])
 
     def test_wrong(self) -> None:
@@ -141,12 +152,16 @@ class Migrations(unittest.TestCase):
                 ('did not run', [self.first], SAID),
                 ('has flags', [self.first, *self.later], SAID.replace('0101', '0100')),
                 ('has flags', [self.first, *self.later], SAID.replace('0101', 'none')),
-                ('vmcb12.g_pat is', [self.first, *self.later], SAID.replace(f'0100 g_pat {MINE}', f'0100 g_pat {LINUX}')),
-                ('vmcb12.g_pat is', [self.first, *self.later], SAID.replace(f'0101 g_pat {MINE}', f'0101 g_pat {LINUX}')),
+                ('vmcb12.g_pat is', [self.first, *self.later],
+                 SAID.replace(f'0100 g_pat {MINE}', f'0100 g_pat {LINUX}')),
+                ('vmcb12.g_pat is', [self.first, *self.later],
+                 SAID.replace(f'0101 g_pat {MINE}', f'0101 g_pat {LINUX}')),
                 ('counts 4 6 6', [self.first, *self.later], SAID.replace('L2 5', 'L2 6')),
                 ('counts 4 5', [self.first, *self.later], SAID.replace('# stack: L2 6', '')),
-                ('reads 5: ', [self.first, *self.later], SAID.replace(f'5 reads {MINE}', f'5 reads {LINUX}')),
-                ('reads 6: ', [self.first, *self.later], SAID.replace('is right\n# stack: end', 'is wrong\n# stack: end'))):
+                ('reads 5: ', [self.first, *self.later],
+                 SAID.replace(f'5 reads {MINE}', f'5 reads {LINUX}')),
+                ('reads 6: ', [self.first, *self.later],
+                 SAID.replace('is right\n# stack: end', 'is wrong\n# stack: end'))):
             self.assertIn(says, wrong('series', *lines, said=said))
 
 

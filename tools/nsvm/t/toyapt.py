@@ -40,11 +40,9 @@ sum() { echo "'http://localhost/x' $(basename "$1") 1 SHA256:$(sha256sum <"$1" |
 case $FAKE_APT,$* in
 no-archive,*indextargets*) ;;
 *indextargets*) echo "http://localhost/debian CODENAME main";;
-no-suite,*update*) no "The repository 'http://x nosuch Release' does not have a Release file.";;
 missing,*-c*update*) ;;
 *update*) net;;
 none,*|gone,*) exit 100;;
-other,*print-uris*) sum "$(deb)" | sed "s/$name/$name-9/";;
 *' source '*print-uris*) sum ARCHIVE/TAR;;
 *print-uris*) sum "$(deb)";;
 truncated,*download*) head -c 100000 "$(deb)" >"$(basename "$(deb)")";;
@@ -61,7 +59,7 @@ truncated) head -c 100000 ARCHIVE/TAR >"$to";;
 esac'''
 APT_CACHE = WHERE + '''for last; do :; done
 case $FAKE_APT,$* in
-none,*|gone,*|other,*) ;;
+none,*|gone,*) ;;
 *search*) ls $A | sed -n 's/_.*deb$//p' | grep -E "$last";;
 *) for p; do for f in $A/${p}_*.deb; do [ ! -f "$f" ] || dpkg-deb -f "$f"; echo; done; done;;
 esac'''

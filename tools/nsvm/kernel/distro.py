@@ -58,8 +58,7 @@ def used(version: str) -> Path:
 
 
 def fetch_all(version: str, suite: str) -> tuple[str, list[Path]]:
-    """The release, and image, headers and what these need; what was fetched once counts
-    when the suite has it no longer"""
+    """The release, and image, headers and what these need; what was fetched once counts"""
     names = read(used(version)).split()
     debs = [debian.at_hand(name, version, '') for name in names[1:]]
     if names and all(debs):
@@ -152,8 +151,7 @@ def unpack(base: Base, release: str, debs: list[Path], to: Path) -> None:
 
 
 def get(base: Base) -> Path:
-    """build/distro/<version>, made if it is not there; Fatal 3 if this base has no such kernel
-    here"""
+    """build/distro/<version>, made if need be; Fatal 3 if this base has no such kernel here"""
     d = place_of(base)
     with alone(d.parent / '.lock'):
         return make(base, d, d.with_name(f'{d.name}.tmp'))

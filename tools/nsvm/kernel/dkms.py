@@ -33,8 +33,7 @@ ALWAYS = '''\
 
 
 def version(base: Base) -> str:
-    """That of the kernel's source, of the series, and what names commits and edits that are
-    not in patches/"""
+    """The kernel's source, the series, and what names commits and edits that are not in patches/"""
     series = re.search(r'^v([0-9]+):',
                        read((base.before[-1] if base.is_opt_in() else base).dir / 'changes'), re.M)
     optin = '+optin' * base.is_opt_in()

@@ -78,8 +78,7 @@ def changed_modules(base: Base, tree: str) -> list[str]:
 
 
 def write_sources(base: Base, tree: str, to: Path, modules: list[str]) -> None:
-    """What did not change keeps its time, so that make looks at nothing else.  Builds wherever
-    it is moved to"""
+    """What did not change keeps its time.  Builds wherever it is moved to"""
     archive = jobs.start(git_argv(base.src, 'archive', tree, *SOURCES),
                          stdout=jobs.subprocess.PIPE, env=GIT_ENV)
     data = archive.stdout.read()

@@ -56,16 +56,14 @@ def overlay_files(base: Base, pattern: str) -> list[Path]:
 
 
 def from_tree(of: Base) -> set[str]:
-    """Names of the overlay's files that the tree has itself, from its series: there the tree's
-    counts"""
+    """Names of the overlay's files that the tree has from its series: there the tree's count"""
     kvm = of.src / SELFTESTS / 'kvm' / arch_dir(of.src)
     return {f.name for f in place.overlay.glob('*.[ch]') if (kvm / f.name).exists()}
 
 
 def shadow_tree(of: Base, shadow: Path, newer: bool,
                 own: set[str] | frozenset[str] = frozenset()) -> Path:
-    """The place to build in; newer: than a kernel that the tests run on; own: names of files that
-    are the tree's"""
+    """The place to build in; newer: than a kernel that tests run on; own: files of the tree's"""
     shutil.rmtree(shadow, ignore_errors=True)
     (shadow / SELFTESTS).mkdir(parents=True)
     for d in ('', 'tools', SELFTESTS):

@@ -64,8 +64,7 @@ def check_config(base: Base, whole: Path, obj: Path, files: list[Path]) -> None:
 
 
 def make_argv(source: Path, obj: Path, werror: bool = True) -> list[str | Path]:
-    """How make is started for a whole kernel: W=1, but for the kernel-doc pass, one perl for each
-    of a thousand files."""
+    """How make is started: W=1, but for kernel-doc, which is a perl for each of a thousand files"""
     return ['make', '-C', source, f'O={obj}', f'-j{jobs.workers()}', 'W=1', 'cmd_checkdoc=',
             'LOCALVERSION=', 'KBUILD_BUILD_USER=nsvm', 'KBUILD_BUILD_HOST=lab',
             'KBUILD_BUILD_TIMESTAMP=Thu Jan  1 00:00:00 UTC 2026',

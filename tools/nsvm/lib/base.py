@@ -90,8 +90,7 @@ def names(vmm: bool = False) -> list[str]:
 
 
 class Base:
-    """Base() is what BASE= and LINUX= say, Base(name) another one; packaged: whatever LINUX=
-    says"""
+    """Base() is what BASE= and LINUX= say, Base(name) another; packaged: without LINUX="""
 
     def __init__(self, name: str = '', packaged: bool = False) -> None:
         self.name = name or settings.BASE

@@ -68,8 +68,7 @@ def stop_all() -> None:
 
 
 def kill(p: subprocess.Popen, sig: int = signal.SIGKILL) -> None:
-    """Send a signal to the group of that process, unless the process was reaped: its number may be
-    another's."""
+    """Signal the group of that process, unless it was reaped: its number may be another's"""
     if p.returncode is None:
         try:
             os.killpg(p.pid, sig)
@@ -215,8 +214,7 @@ def step(tag: str, log: Path, text: str, argv: list, fail: str = '', status: int
 
 
 def workers(machines: int = 1) -> int:
-    """How many things to do at a time: JOBS=, or one a CPU if there is memory for so many machines
-    in each"""
+    """How many things to do at a time: JOBS=, or one a CPU as far as memory for machines goes"""
     available = re.search(r'^MemAvailable: *([0-9]+)', MEMINFO.read_text(), re.M)
     fitting = int(available[1]) // 1024 // (machines * (settings.number('MEMORY') + QEMU_ITSELF))
     return settings.number('JOBS') or max(1, min(len(os.sched_getaffinity(0)), fitting))

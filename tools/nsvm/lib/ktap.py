@@ -242,8 +242,7 @@ def count(table_rows: list[Row]) -> dict[str, int]:
 
 
 def table(cases: list[Row], name: str = 'series') -> tuple[str, bool]:
-    """What changed, for people; and whether no case of the series, which is called name, is "not
-    ok" and some are ok"""
+    """What changed, for people; whether some cases of the series are ok and none is not"""
     some = any(r.base for r in cases)
     told: list[tuple[str, str, str, str]] = []
     with_cases, last = {r.test for r in cases if r.case}, ''

@@ -101,8 +101,7 @@ class Settings:
         return int(value)
 
     def arguments(self) -> list[str]:
-        """What to give another program of the lab, so that it has the same; its options are its
-        own"""
+        """What to give another program of the lab, which has options of its own"""
         every = {name for options in OPTIONS.values() for name in options}
         return [f'{k}={v}' for k, v in self.given.items() if k != 'LOCKED' and k not in every]
 

@@ -169,7 +169,8 @@ def main(args: list[str]) -> int:
     d, report = base.b / 'lava', ktap.Report(base.results / 'lava.ktap')
     made = make(base, d)
     for name, text in made.items():
-        report.item(not objection(text), f'{name}.yaml is a job by the schema of LAVA', objection(text))
+        reason = objection(text)
+        report.item(not reason, f'{name}.yaml is a job by the schema of LAVA', reason)
     if args:
         have = lava_run(base, d, made['qemu']['context'])
         wrong_ones = differences(base, have)

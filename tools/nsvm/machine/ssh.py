@@ -43,8 +43,7 @@ def archive(files: list[Path], variables: dict[str, str]) -> bytes:
 
 def run(ssh: list[str], host: str, files: list[Path], variables: dict[str, str], log: Path,
         live: Callable[[str], object]) -> str:
-    """What remote says: line by line to live, into log, and all of it; Fatal if it did not come to
-    its end"""
+    """What remote says, also line by line to live, and into log; Fatal if it has no end"""
     data, said, errors = archive(files, variables), [], log.with_suffix('.ssh')
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(errors, 'w') as err, open(log, 'w', buffering=1) as out:

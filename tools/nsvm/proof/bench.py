@@ -167,8 +167,7 @@ def repeat(base: Base, rows: str) -> int:
 # ---- tables ----
 
 def table(subjects: list[Subject]) -> list[str]:
-    """The first one's medians, then what each of the others has more than the one before, and
-    the last one more than the first"""
+    """Medians of the first, what each has more than the one before, and the last than the first"""
     last = len(subjects) - 1
 
     def cell(i: int, row: str) -> str:

@@ -55,8 +55,7 @@ def compare(base: Base, cases: list[Case], n: int) -> tuple[bool, str]:
 
 def same_verdicts(was: list[Case], now: list[Case],
                   may_pass: set[tuple[str, str]]) -> tuple[bool, str]:
-    """Has each case the same verdict on two kernels?  may_pass: (test, case) of what may fail on
-    the first and pass on the second one"""
+    """Has each case the same verdict?  may_pass: what may fail at first, then pass"""
     before, after = ({(c.test, c.case): c.verdict for c in cases if c.case} for cases in (was, now))
     differ = [key for key in before | after if before.get(key) != after.get(key)]
     fixed = [key for key in differ if key in may_pass
@@ -71,8 +70,7 @@ def same_verdicts(was: list[Case], now: list[Case],
 
 
 def repaired(base: Base) -> set[tuple[str, str]]:
-    """(test, case) of what passes with the patches in front that stand for upstream ones, and fails
-    without"""
+    """(test, case) of what fails without the patches in front that stand for upstream ones"""
     upstream = [line.split()[0] for line in base.keys('upstream')]
     n = next((n for n, name in enumerate(base.series()) if name not in upstream), 0)
     return {key for key, ranges in load(base).items() if within(n, ranges)
@@ -94,8 +92,7 @@ def compare_view(base: Base, check: Check, n: int) -> tuple[bool, str]:
 
 
 def without_npt(base: Base, every: list[Case], n: int) -> tuple[bool, str]:
-    """Without NPT there is no nested NPT: cases pass, have nothing to test, or fail as they do with
-    NPT"""
+    """Without nested NPT, cases pass, have nothing to test, or fail as they do with it"""
     want = load(base)
     cases = [c for c in every if c.case and c.test in {test for test, _ in want}]
     failed = [c for c in cases if c.verdict == 'not ok']

@@ -85,8 +85,7 @@ def parse_rules(text: Iterable[str]) -> Rule:
 
 
 def states(saver: str, every: Sequence[str]) -> list[str]:
-    """What is saved there; every: the kernels that there are.  A VMM that knows gpat is for those
-    with the quirk"""
+    """What is saved there; every: all kernels.  A VMM knows gpat where there is the quirk"""
     return [state for state in STATES if state not in SAME[saver]
             and (state != 'l2-gpat' or 'asked' in every)]
 

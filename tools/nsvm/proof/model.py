@@ -63,8 +63,7 @@ def watched(report: Report, name: str, seen: vmruns.Check | None) -> None:
 
 
 def sums(log: str) -> dict[str, Counter[str]]:
-    """Of each "# NAME: N sequences, N steps, N differences, S s", all of that name taken
-    together"""
+    """Of "# NAME: N sequences, N steps, N differences, S s", all of a name taken together"""
     sums: dict[str, Counter[str]] = {}
     for name, *n in re.findall(r'^# (.*): (\d+) sequences, (\d+) steps, (\d+) differences', log,
                                re.M):
@@ -134,8 +133,7 @@ class Line:
 
 
 def judge(known: list[Line], log: str, seen: vmruns.Check, repaired: bool) -> str:
-    """What is wrong, or nothing: what no line explains; a line that explains nothing; a defect
-    that is repaired, and still there"""
+    """What no line explains; a line that explains nothing; a repaired defect that is still there"""
     differences = [(sequence, False)
                    for sequence in re.findall(r'^# differs: .* in (\S+)', log, re.M)]
     differences += [(error.case.partition(' ')[2], True) for error in seen.errors]

@@ -142,8 +142,7 @@ def of_file(file: str, text: str, touched: set[int]) -> Iterator[Mutant]:
 
 
 def mutants(src: Path, base: str, more: str = '') -> list[Mutant]:
-    """All, by file and line, of a git tree without edits whose series starts after the commit
-    base; more: a regular expression"""
+    """All of a tree whose series starts after base, in order; more: a regular expression"""
     return [m for file, lines in sorted(touched_lines(src, base, more).items())
             if file.endswith(('.c', '.h')) for m in of_file(file, (src / file).read_text(), lines)]
 

@@ -63,8 +63,7 @@ class Progress:
 
 
 def ticks(figures: dict[str, dict[str, bench.Row]]) -> str:
-    """The least and the median of each operation; what the last kernel takes more than the first
-    one"""
+    """Least and median of each operation; what the last kernel takes more than the first"""
     first, last = list(figures.values())[0], list(figures.values())[-1]
     more = '      more' if len(figures) > 1 else ''
     out = [f'    {"ticks of the TSC: least, median":<36} ' +

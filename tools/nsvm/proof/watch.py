@@ -18,8 +18,7 @@ RESTORED = re.compile(r'T # stack: restored (\S+) flags (\S+) g_pat (\S+)')
 
 
 def page(pat: str) -> str:
-    """The type of a page with PAT index 1: APM volume 2, "Combining Memory Types, MTRRs", with WB
-    there and in the nested page table"""
+    """The type of a page with PAT index 1, if MTRRs and nested page tables say WB"""
     return combined(TYPES.get(int(pat[-4:-2], 16), '?'), 'WB') if pat else '?'
 
 
@@ -112,8 +111,7 @@ ROWS = {'L1': 'L1 runs with', 'L2': 'L2 runs with', 'L2 reads': 'L2 wrote and re
 
 
 def svg(panels: dict[str, Watch], names: Names, rows: dict[str, str] = ROWS) -> str:
-    """title -> what was seen, one above the other; from left to right is time.  rows: three bands
-    and what they are"""
+    """title -> what was seen, one above the other, time to the right; rows: three bands"""
     out: list[str] = []
 
     def put(x: float, y: float, s: str, style: str) -> None:

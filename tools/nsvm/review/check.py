@@ -170,8 +170,7 @@ def key(check: Check, n: int, series: Series, common: str) -> str:
 # ---- one check ----
 
 def once(check: Check, n: int, series: Series, common: str) -> tuple[str, str, float | None]:
-    """Do it, or take the result that is kept: verdict, what was seen, seconds (None: it was
-    kept)"""
+    """Do it, or take what is kept: verdict, what was seen, seconds (None: it was kept)"""
     stamp = series.work / f'kept/{check.name}.{n if check.each else "all"}'
     log = check.log(n, series)
     try:

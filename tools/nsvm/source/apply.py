@@ -52,8 +52,7 @@ def where_it_fails(log: Path) -> str:
 
 
 def need_strict(base: Base, kernel: str, applied: Applied) -> None:
-    """-C1 is for other releases: Fatal if a patch takes it on the one that the series was made
-    on"""
+    """Fatal if a patch takes -C1 on the release that the series was made on"""
     if applied.loose and kernel == base.key('kernel') and not base.linux:
         patch, _, where = applied.loose[0].partition(' at ')
         raise Fatal(f'{patch} does not apply: {where} (but with git am -C1, and this is {kernel}, '

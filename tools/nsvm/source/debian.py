@@ -181,8 +181,7 @@ class Archive:
 
 
 def at_hand(package: str, version: str, sha256: str) -> Path | None:
-    """Without apt's word: an archive in build/dl, of that version if there is one, that was checked
-    before, or is the one of that SHA256"""
+    """Without apt: an archive in build/dl of that version that was checked, or has that SHA256"""
     for f in (*sorted(place.downloads.glob(f'{package}_{version or "*"}_*.deb')),
               place.downloads / package):
         known = read(f.with_name(f'{f.name}.sha256')).strip() or sha256

@@ -42,8 +42,7 @@ def kernel_version(makefile: str) -> str:
 
 
 def tar_of(archive: Path) -> tuple[str, str]:
-    """A command that prints the tar, compressed, of a linux-source package or a tarball; its top
-    directory"""
+    """A command that prints the compressed tar of an archive; its top directory"""
     if archive.suffix == '.deb':
         top = archive.name.split('_')[0]
         return f"dpkg-deb --fsys-tarfile '{archive}' | tar -xOf - './usr/src/{top}.tar.xz'", top

@@ -70,8 +70,7 @@ def upstream_part(version: str) -> str:
 
 
 def is_broken(base: Base, candidate: Candidate) -> bool:
-    """Not even the release that the series was made on takes it: it is the series, and no release
-    will do"""
+    """Is it the series?  Not even the release that it was made on takes it"""
     return not candidate.applied and candidate.kernel == base.key('kernel')
 
 
@@ -207,8 +206,7 @@ def take_package(base: Base) -> None:
 
 
 def file_of(base: Base) -> Path:
-    """A file of a source package, of which there is one release, in build/dl.  Fatal 3 if it is
-    gone"""
+    """A file of a source package, of one release, in build/dl.  Fatal 3 if it is gone"""
     file, suite = base.key('file'), base.key('suite')
     archive = debian.at_hand(file, '', base.key('sha256'))
     if archive:
@@ -239,8 +237,7 @@ def choose(base: Base) -> None:
 
 
 def of_src(base: Base) -> tuple[str, str, str]:
-    """Version and suite of the package that src is from, and the archive's name.  Fatal 3 if it is
-    from none"""
+    """Version, suite and archive of the package that src is from.  Fatal 3 if it is from none"""
     m = re.match(r'source \S+ (\S+)\n(?:suite (\S+)\n)?sha256 \S* (\S+)',
                  read(base.src / '.git/nsvm-source'))
     if not m:

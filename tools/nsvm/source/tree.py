@@ -43,8 +43,7 @@ def share_objects(theirs: Path, git_dir: Path) -> None:
 
 
 def from_linux(base: Base) -> None:
-    """src shares that tree's objects and nothing else: its branches, its index and its
-    files are not touched"""
+    """src shares that tree's objects; its branches, index and files are not touched"""
     theirs = Path(base.linux)
     if not git_ok(theirs, 'rev-parse', '--git-dir'):
         raise Fatal(f'LINUX={base.linux} is no git tree')
@@ -96,8 +95,7 @@ def make_base(base: Base) -> Base:
 
 
 def make_whole(base: Base) -> Path:
-    """The complete source in a git tree with tag base.  What is checked out there is up to
-    the one who asks, see set_whole()"""
+    """The complete source in a git tree with tag base; set_whole() checks out what is wanted"""
     whole = base.b / 'whole'
     if base.linux:
         if git(whole, 'rev-parse', '-q', '--verify', 'HEAD^{commit}',

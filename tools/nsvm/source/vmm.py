@@ -46,7 +46,8 @@ def configure(base: Base, env: dict[str, str]) -> Path:
         obj.mkdir(exist_ok=True)
         jobs.step('VMM', base.logs / 'configure.log',
                   f'QEMU {package.release(base.src)} configured',
-                  [base.src / 'configure', *CONFIGURE], 'configure of QEMU failed', cwd=obj, env=env)
+                  [base.src / 'configure', *CONFIGURE], 'configure of QEMU failed', cwd=obj,
+                  env=env)
         put(obj / 'nsvm-configured', this)
     return obj
 

@@ -97,7 +97,8 @@ BOOTS = {	# what is said, kernel and tests, limits
         (broken('kvm-amd', rb'(vermagic=\S+ )SMP', rb'\1XMP'), 'good'), {}),
     'a test hangs': ('no failure: .*', (kernel, 'quiet', 'sleeps', 'good'), {'test_timeout': 2}),
 }
-results = dict(jobs.each(lambda n: error_of(n.replace(' ', '-'), *BOOTS[n][1], **BOOTS[n][2]), BOOTS))
+results = dict(jobs.each(
+    lambda n: error_of(n.replace(' ', '-'), *BOOTS[n][1], **BOOTS[n][2]), BOOTS))
 for name, (says, _, _) in BOOTS.items():
     fails(name, says + ('' if name == 'a test hangs' else r' \(console: .*\.console\)'),
           results[name])

@@ -82,8 +82,8 @@ def cover(base: Base, letter: str, head: str) -> str:
     made = (f'{author} ({count}):\n{base.git("log", "--reverse", "--format=  %s", span)}\n\n'
             f'{base.git("diff", "--stat=72", "--summary", base.commit(), head)}\n\n')
     text = re.split(r'^\S.* \([0-9]+\):$', letter, 1, re.M)[0]
-    text = re.sub(r'^(Subject: \[PATCH.*?) 0+/[0-9]+\]', rf'\1 {"0" * len(count)}/{count}]', text, 1,
-                  re.M)
+    number = rf'\1 {"0" * len(count)}/{count}]'
+    text = re.sub(r'^(Subject: \[PATCH.*?) 0+/[0-9]+\]', number, text, 1, re.M)
     return text + made + ''.join(re.findall('^base-tree: .*', letter, re.M | re.S))
 
 

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from proof import vmruns
 
 # vmcb01 is at a000, vmcb02 at b000: L1 runs L2 (VMRUN 3), which reads its PAT (3), writes it (4),
-# and fails to write it (5); its nCR3 changes (7), VMCB_NPT is dirty for nothing and L1 intercepts (8)
+# and fails to write it (5); its nCR3 changes (7), VMCB_NPT is dirty for nothing, L1 intercepts (8)
 LOG = '''T # nsvm: begin svm_nested_pat_test
 T #  RUN           npt_on.l2_writes ...
 V 1 0 a000 0007040600070406 0 1 36e000 1 402e50 0000000000000000 a000 0007040600070406 180000

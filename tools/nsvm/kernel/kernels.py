@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
-"""kernels - an image and a directory of modules: those of the series
+"""kernels - build the kernel of the series: an image and a directory of modules
 
-The usual one is the distribution's own: its modules are the base, and ours, built
-against its headers, the series (see distro, module).  Where that cannot be, with
-LINUX=, with another compiler, for a debug kernel, on a base that has no such packages,
-it is a whole kernel (see whole).  What comes after sees no difference.
+By default, the stock kernel is the distribution's, and the series is its image with our modules,
+built against its headers (see distro, module).  A whole kernel is built with LINUX=, with another
+compiler, for debugging, and for a base without such packages (see whole).  Programs that use a
+kernel see no difference.
 
-  base    the base                    build/<base>/kernel-base
+  base    the stock kernel            build/<base>/kernel-base
   series  what is in src, with edits  build/<base>/kernel
   N       after patch N               build/<base>/steps/N
 """

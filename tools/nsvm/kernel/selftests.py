@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0
 """selftests [TEST]... - static binaries of KVM selftests, in build/<base>/selftests
 
-The PAT tests, and what is asked for of the overlay and of the tree's own: all of the
-former and NEIGHBOURS without a name.  A tree without the series has only its own.  With "tests:
-<base>" in BASE they are made in that base's tree, with its series.  They run on any machine.
+Builds the PAT tests, and TESTs of the overlay or of the tree.  Without a TEST: all tests of the
+overlay and NEIGHBOURS.  A tree without the series has only its own tests.  If BASE has
+"tests: <base>", the tests are built in the tree of that base, with its series.  The binaries run
+on any machine.
 
-mainline_test() is the PAT test of mainline, edited where it is for a KVM with a quirk that ours has
-not.
+The sources are symbolic links in build/<base>/selftests-src, with the overlay's files in place of
+the tree's.  src does not change, and each test has one source.
 
-They see the tree through symbolic links in build/<base>/selftests-src, with the overlay's
-files in place of the tree's: src stays as it is, a test has one source.
+mainline_test() is mainline's PAT test, without its use of a quirk that our KVM does not have.
 """
 import re
 import shutil

@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0
-"""bench run [kernel|time]... - what the series costs: both without a name
-bench repeat [ROW] - the part that make test runs: is a second run of the benchmark the same
-as the first one, of rows whose name begins with ROW?
+"""bench run [kernel|time]... - measure what the series costs; without a name: both
+bench repeat [ROW] - for make test: does a second run of the benchmark give the same figures?  Only
+rows whose name begins with ROW
 
-kernel  What it costs a guest: instructions for each operation of svm_nested_pat_bench.c, on
-        the base, after each patch, with all of them; on the ports without and with theirs; on
-        the base that has gPAT of its own with its quirk enabled and disabled.  VMCB_NPT dirty,
-        and for nothing, in the same boots.  Bytes of code and of struct vcpu_svm.
+kernel  Instructions for each operation of svm_nested_pat_bench.c: on the stock kernel, after each
+        patch, and on the series; on the ports with and without their series; on the base that
+        already has gPAT, with its quirk enabled and disabled.  The same boots count how often
+        VMCB_NPT was dirty, and how often without need.  Bytes of code and of struct vcpu_svm.
         KERNELS='base series 3': only these.
-time    What a verdict costs a developer: make run in a clone of the last commit, downloads at
-        hand; after an edit of nested.c; with nothing changed; the size of build/.  Nothing else
+time    Seconds that a developer waits: make run in a clone of the last commit, with downloads at
+        hand; after an edit of nested.c; with nothing changed.  The size of build/.  Nothing else
         should run on the machine.
 
-Instructions are counted by the emulated machine's clock: L0's, L1's and L2's, from just
-before the operation to just after it.  Program, QEMU and command line are the same for what
-is compared, and the same command line gives the same figures, to the instruction.  A
-distribution's kernel lays out its memory at random, which takes an instruction or two, and more
-in the ioctls for nested state in L2, as these allocate some: each kernel is booted with each
-of LAYOUTS, the least figure counts, and "~" marks it if they differ.  No figure is judged.
+The emulated machine's clock counts instructions of L0, L1 and L2, from just before the operation to
+just after it.  Compared figures have the same program, QEMU and command line, and repeat to the
+instruction.  A distribution's kernel lays out its memory at random, which costs an instruction or
+two, and more in the ioctls for nested state in L2, because these allocate memory.  Therefore each
+kernel is booted with each of LAYOUTS.  The least figure counts; "~" marks it if they differ.  No
+figure is judged.
 
-Results: bench.ktap; bench.tsv: kernel, row, median, spread, by tabs; bench.txt: the
+Results: bench.ktap; bench.tsv: kernel, row, median, spread, separated by tabs; bench.txt: the
 tables; bench-<kernel>-<layout>.log: the boots; bench-time.txt.
 Exit status: 0 measured, or all figures repeat; else 1.
 """

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
-"""deb [check] - the series as a Debian package for DKMS, in build/<base>/deb
+"""deb [check] - make the series as a Debian package for DKMS, in build/<base>/deb
 
-check: that it does what it promises.  Nothing is installed: the package and Debian's image are
-unpacked in build/<base>/deb/check, where "dkms add, build, install" and depmod work as in / of a
-user's machine.  Debian's kernel then boots with that /lib/modules, and without a module of KVM:
-modprobe has to find ours, and after "dkms remove" Debian's.  The PAT tests say which it is, too.
+check: test the package.  Nothing is installed: the package and Debian's image are unpacked in
+build/<base>/deb/check, and "dkms add, build, install" and depmod run there.  Debian's kernel then
+boots with that /lib/modules: modprobe must find our module, and after "dkms remove" Debian's.  The
+PAT tests tell which one was loaded.
 
 Results: build/<base>/results/deb.ktap, deb-installed.log, deb-removed.log (and .console).
 Exit status: 0; 1 if something is wrong; 3 if the base has no packaged kernel, or a program is

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
-"""fresh [SUITE] - make run as a new user has it: in a Debian of that release that was just
-installed
+"""fresh [SUITE] - make run in a newly installed Debian
 
-SUITE is trixie, Debian 13, unless another one is given.  mmdebstrap makes it in build/fresh, from
-where the machine's own archive is; the files of this repository are copied into it, commits and
-edits alike.  Needs root: it is a chroot, with mounts that nobody else sees.
+SUITE is trixie (Debian 13) by default.  mmdebstrap installs it in build/fresh, from the archive
+that the machine itself uses.  The files of this repository are copied into it, with uncommitted
+edits.  Needs root: it is a chroot, and its mounts are private.
 
-Results: build/<base>/results/fresh.ktap, logs/fresh.log.  Exit status: 0 if make run does what it
-should there, 1 if not, 3 if there can be no such Debian here.
+Results: build/<base>/results/fresh.ktap, logs/fresh.log.
+Exit status: 0 if make run passes there, 1 if not, 3 if such a Debian cannot be had here.
 """
 import os
 import re

@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
 """fuzz run TIME [SEED] - hostile input and races, on the debug kernel
 
-fuzz run TIME [SEED]    the PAT tests once for each kernel, TIME seconds of svm_nested_pat_fuzz,
+fuzz run TIME [SEED]    the PAT tests once for each kernel, TIME seconds of svm_nested_pat_fuzz, and
                         a sixth of that of svm_nested_pat_race on two CPUs
-fuzz replay SEED STEPS  one round of the fuzzer again, each call is printed
+fuzz replay SEED STEPS  repeat one round of the fuzzer, and print each call
 
-SEED is that of the first round, by default the time of day; STEPS are those of the round,
-as the line of a failure names them.  The kernel is that of DEBUG_KERNEL in Kconfig: KASAN,
-UBSAN, lockdep, kmemleak and more.  With a last argument "plain" it is that of make run,
-ten times as fast and blind for what only the other one sees.  Mainline gets the tests of the
-default base, and no race: with its quirk enabled, g_pat is not read.  While one machine runs the
-tests, or if they are known to pass a second seed (SEED + 1000000), another one fuzzes.
-The race has the host for itself.
+SEED is that of the first round, by default the time of day.  STEPS are those of the round.  The
+line of a failure has both.  The kernel is that of DEBUG_KERNEL in Kconfig: KASAN, UBSAN, lockdep,
+kmemleak and more.  A last argument "plain" uses the kernel of make run: ten times as fast, but
+without these checks.  Mainline gets the tests of the default base, and no race: with its quirk
+enabled, it does not read g_pat.  One machine fuzzes while another one runs the tests; if these are
+known to pass, the other one fuzzes as well, with SEED + 1000000.  The race runs alone on the host.
 
 Results: fuzz.ktap, fuzz*.log, fuzz*.console; those of a failure are kept as failed-SEED.log
 and .console.  Exit status: 0 if nothing was found, else 1.

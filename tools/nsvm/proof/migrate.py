@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0
-"""migrate [run] - carry checkpoints between kernels without and with the series, and mainline
+"""migrate [run] - carry checkpoints between stock kernel, series and mainline
 
-migrate run    save VMs on each kernel, restore them on each kernel, see that L1 and L2 find
-               the PATs that the table in proof/migrations says.  If mainline cannot be had,
-               its rows and columns are skipped
-migrate table  what L2's PAT is to be, as the design page has it
+migrate run    save VMs on each kernel, restore them on each, and check that L1 and L2 have the PATs
+               of the table proof/migrations.  Without mainline, its rows and columns are a SKIP
+migrate table  print L2's PAT for each pair, as in the design page
 
-Of a base whose series adds the quirk, "series" is the series before it, and the kernel with the
-quirk is two: shared, which is the default, and asked, where the VMM disabled it.
+On a base whose series adds the quirk, "series" is the series before it.  The kernel with the quirk
+counts twice: "shared" is its default; for "asked", the VMM disabled the quirk.
 
-Mainline is that base of patches/ which has gPAT of its own, without its series.  Each
-VMRUN is watched: what a guest reads is what the CPU runs it with on every kernel.
+Mainline is the base of patches/ that already has gPAT, without its series.  Each VMRUN is
+watched: on every kernel, the PAT that a guest reads must be the one that the CPU runs it with.
 
 Results: migrate.ktap; migrate.txt, the table of what was seen; migrate-{save,restore}-*.log.
 Exit status: 0 all as in the table, 1 not.

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0
-"""model [run] - compare KVM with the model of the two PATs, after each step of every short sequence
+"""model [run] - compare KVM with a model of the PATs in every short sequence of operations
 
 model run              every sequence of 3 operations, every one of DEPTH= (5) from different
-                       states, RANDOM= (600) random ones with SEED= (the clock's)
-model test             the part of it that make test runs
-                       Both, where the series adds the quirk, also with it enabled
-model mainline         the same with a KVM that somebody else made: that base of patches/
-                       which has gPAT of its own, with its quirk disabled.  It does the same
-                       but for the operations in its file differences, and those do differ
-model mainline-series  the same with its series: what is a "defect" in differences must no
-                       longer differ
+                       states, RANDOM= (600) random ones with SEED= (default: the time of day)
+model test             the part of this that make test runs
+                       If the series adds the quirk, both also run with the quirk enabled
+model mainline         the same on mainline: the base of patches/ that already has gPAT, with its
+                       quirk disabled.  Operations in its file "differences" must differ from the
+                       model, all others must not
+model mainline-series  the same with its series: a "defect" of that file must no longer differ
 model seq SEQ          one sequence, such as run-a.write.smi.rsm.read
 
-Machines with one CPU each share the work; each VMRUN is watched.  A difference is made as short as
-it can be and printed such that `model seq` takes it.
+KVM and the model are compared after each step.  Machines with one CPU each share the work, and
+each VMRUN is watched.  A difference is made as short as possible and printed in a form that
+"model seq" takes.
 
-Results: model.ktap, model-mainline.ktap, model-mainline-series.ktap; what the program said:
-model*.log.  Exit status: 0 no difference, 1 a difference, or it could not be run.
+Results: model.ktap, model-mainline.ktap, model-mainline-series.ktap; output: model*.log.
+Exit status: 0 no difference; 1 a difference, or it could not be run.
 """
 import re
 import time

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0
-"""mutants [all] - break the series on purpose, and see that the tests and the VMRUN view notice
+"""mutants [all] - break the series on purpose; do the tests and the VMRUN view notice?
 
 mutants all        each small change that mutate.py knows, one at a time
-mutants sample N   N of them, always the same: two that only the view can find, the
-                   others spread evenly
-mutants NAME...    these, whatever is known of them; what was built stays to be looked at
-mutants list       what there is: name, line, what it does to which statement
+mutants sample N   N of them, always the same: those that only the view can find, the others
+                   spread evenly
+mutants NAME...    these, even if their result is known; the build is kept
+mutants list       name, line, change and statement of each
 
-A mutant is built and booted with npt=1, and with npt=0 if it lives.  It is killed by the
-first case of the PAT tests that fails, else by a fault that the view finds, or by a kernel
-that hangs, panics or complains.  The test that killed it the last time, or its neighbour,
-goes first.  One that does not build counts as neither.  patches/<base>/equivalent lists
-those that cannot be told from the original, "<name> <reason>"; a line there that names no
-mutant, or one that was killed, is an error.
+A mutant is built and booted with npt=1, and with npt=0 if it survives.  It is killed by the first
+PAT test that fails, by an error that the view finds, or by a kernel that hangs, panics or
+complains.  The test that killed it the last time, or a mutant near it, runs first.  A mutant that
+does not build counts as neither.  patches/<base>/equivalent lists mutants that nothing can tell
+from the series, as "<name> <reason>".  A line there that names no mutant, or a killed one, is an
+error.
 
-What is known is kept in build/<base>/mutants.json until the series, a test or a tool
-changes: an interrupted run goes on where it stopped.
+Results are kept in build/<base>/mutants.json until the series, a test or a tool changes.  An
+interrupted run continues where it stopped.
 
-Results: mutants.ktap; mutants.txt, each mutant and what was the first to kill it.  Exit
-status: 0 if all were killed or are equivalent, else 1.
+Results: mutants.ktap; mutants.txt: each mutant and what killed it first.
+Exit status: 0 if all were killed or are equivalent, else 1.
 """
 import json
 from collections import Counter

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
 """remote [kernel] - run the PAT tests, or the benchmark (kernel), on AMD hosts over SSH
 
-  HOST='user@a user@b'  where: as root, or with sudo that asks for no password
-  MODULES=1             on a host with the packaged kernel that make run boots: with its own
-                        kvm_amd (base), then with ours (series).  The host's own comes back, also
-                        when this is interrupted or the connection breaks.  Refused while a VM runs,
-                        on another kernel, and where modules must be signed.  The kernel stays
-                        marked as tainted (O: a module that is not its own) until the next boot.
-  SSH='ssh -F FILE'     instead of ssh
+  HOST='user@a user@b'  the hosts; the user must be root, or have sudo without a password
+  MODULES=1             test the host's own kvm_amd (base), then ours (series).  The host must run
+                        the packaged kernel of make run.  Its own module is loaded again at the end,
+                        also after an interrupt or if the connection breaks.  Refused while a VM
+                        runs, on another kernel, and if modules must be signed.  The kernel stays
+                        tainted (O: out-of-tree module) until a reboot
+  SSH='ssh -F FILE'     a command to use instead of ssh
 
-Without MODULES=1 the host is as it is: column "host".  Nothing is left on a host.
+Without MODULES=1, the host is tested as it is: column "host".  Nothing is left on a host.
 
-Results: build/<base>/results/remote-<host>.ktap; .log: what the tests said; -bench.txt: ticks.
+Results: build/<base>/results/remote-<host>.ktap; .log: the tests' output; -bench.txt: ticks.
 Exit status: 0 if no case is "not ok" (of the series, with MODULES=1), 1 if one is or a host cannot
 be used, 3 if there is no packaged kernel, 4 if nothing was tested.
 """

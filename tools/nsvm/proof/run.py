@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0
-"""run - boot the base and the series, run the PAT tests on both, print what changed
+"""run - boot the stock kernel ("base") and the series, run the PAT tests on both, compare
 
-With MACHINE=bochs, on Bochs: one machine a kernel, and once more with kvm_amd.nrips=0, since
-its CPU saves the next RIP and QEMU's does not.
+The results of the stock kernel are used again if nothing that they depend on has changed.  The
+series always runs.  With two CPUs, the tests of each kernel run on two machines at a time.
+Without a series and without edits in src, only the stock kernel runs the tests of its own tree;
+one of them must pass.
 
-The base is not run again if nothing has changed that its results depend on: then they
-stand.  The series always runs.  Of each the tests are in two machines side by side,
-where there are two CPUs.  Where there is no series, nor edits in src, the base alone runs
-the tests of its own tree, and nothing is judged but that it works at all.
+MACHINE=bochs runs the tests on Bochs, one machine for each kernel, and once more with
+kvm_amd.nrips=0, because Bochs' CPU saves the next RIP and QEMU's does not.
 
-Results: build/<base>/results/{base,series}.log, .console, .vmrun; run.ktap and what report.py makes
-of it, view.txt, versions.txt; base.id: what the results of the base depend on.  Of Bochs
-bochs-run.ktap, and so on. Exit status: 0 if no case is "not ok" on the series, its VMRUNs are
-right, and both kernels behaved.
+Results, in build/<base>/results: {base,series}.log, .console, .vmrun; run.ktap, results.json,
+junit.xml, view.txt, versions.txt; base.id: what the results of the stock kernel depend on.  Those
+of Bochs begin with "bochs-".
+Exit status: 0 if on the series no case is "not ok" and its VMRUNs are right, and both kernels
+behaved.
 """
 import re
 import time

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0
-"""test [short] [ALL=1] - everything that can be verified on this machine
+"""test [short] [ALL=1] - all tests of the series and of the lab
 
-short: what that does with each other base: patches apply, base and series build, PAT tests.
-ALL=1 takes an hour and adds: whole kernels of bases that have no packaged one (without it, what
-the series changes of KVM is compiled, and not run); of other bases npt=0 and mainline's own test,
-and all that the quirk of an opt-in can change; mainline's model without its series; on Bochs the
-kernel without the series, nrips=0, and kernels that are broken on purpose.  Each item is one line:
-"ok", "not ok" or "SKIP", what it is, and what was seen.  What PAT tests must say of a kernel is in
-patches/<base>/cases, see expected.py. The parts that are programs of their own are started as such,
-and read by their KTAP.  JOBS= parts run at a time.
+short  what this runs for each other base: the patches apply, both kernels build, the PAT tests
+ALL=1  adds whole kernels of bases that have no packaged one (without ALL=1, the changed files of
+       KVM are compiled and not run); on other bases npt=0, mainline's own test, and the quirk of
+       an opt-in; mainline's model without its series; on Bochs the stock kernel, nrips=0, and
+       kernels that are broken on purpose
 
-Results: build/<base>/results/{test,short}.ktap, logs/test-*.log; "tested", for send.  The
-last line is always "N passed, N failed, N skipped".
+Each item is one line: "ok", "not ok" or "SKIP", its name, and what was seen.
+patches/<base>/cases has the expected results of the PAT tests: see expected.py.  Parts that are
+programs of their own are started, and their KTAP is read.  JOBS= parts run at a time.
+
+Results: build/<base>/results/{test,short}.ktap, logs/test-*.log; "tested", for send.  The last line
+is always "N passed, N failed, N skipped".
 Exit status: 0 if nothing failed, else 1.
 """
 import datetime

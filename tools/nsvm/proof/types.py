@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0
-"""types [mutants] - the memory types that the CPU uses for what L1 and L2 read and write
+"""types [mutants] - the memory types that the CPU uses for accesses of L1 and L2
 
-On Bochs, whose CPU obeys g_pat: svm_nested_pat_types on the base and on the series, both in
-one boot, under Bochs' debugger, which prints the type of each access.  What it must be follows
-from the PAT that the guest has, and the MTRR type of the page (APM volume 2, "Combining Memory
-Types"; with nested paging Bochs takes the guest's page tables and the MTRRs, and leaves out the
-PAT bits of nested page tables and hPAT).
+Runs svm_nested_pat_types on Bochs, whose CPU obeys g_pat, on the stock kernel and on the series, in
+one boot.  Bochs' debugger prints the type of each access.  The expected type follows from the
+guest's PAT and the MTRR type of the page (APM volume 2, "Combining Memory Types").  With nested
+paging, Bochs uses the guest's page tables and the MTRRs, and leaves out hPAT and the PAT bits of
+nested page tables.
 
-mutants: as well, kernels broken in what only the VMRUN view can see on QEMU: they must give L2's
-memory a wrong type, or the CPU must refuse the VMRUN.
+The same program runs on QEMU: the plugin must see the same g_pat at each VMRUN as Bochs' CPU.
 
-And the same program on QEMU: the g_pat of each VMRUN that Bochs' CPU reads is the one that the
-plugin sees.
+mutants: also run kernels with defects that on QEMU only the VMRUN view can see.  They must give
+L2's memory a wrong type, or the CPU must refuse the VMRUN.
 
-Results: types.ktap; types.txt, the table; types.svg, the same as a picture; types.trace, the lines
-of the trace that it is made from.  Exit status: 0 if all is as it must be, 3 without Bochs.
+Results: types.ktap; types.txt, the table; types.svg, the picture; types.trace, the lines of the
+trace that it is made from.
+Exit status: 0 if all is as expected, 3 without Bochs.
 """
 import re
 from dataclasses import dataclass, field

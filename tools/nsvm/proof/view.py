@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
 """view [CASE|list] - what happened in a case of the last make run, at each VMRUN
 
-The story of CASE, on the base and with the series, and its picture: results/view.svg.
-CASE is the name of a test or of a case, or the end of one after a dot; list names them
-all.  The logs are what the plugin vmrun.c wrote, see there.
+Prints what happened in CASE, on the stock kernel ("base") and on the series, and draws it:
+results/view.svg.  CASE is the name of a test or of a case, or the part of a case's name after the
+dot.  list prints all names.  The data are the logs of the plugin vmrun.c.
 """
 from pathlib import Path
 

@@ -1,28 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0
-"""check [all|fast|list|am|NAME...] - what a maintainer, a build robot or a distribution asks of a
-series first
+"""check [all|fast|list|am|NAME...] - checks of maintainers and build robots
 
-What is checked is patches/<base>, applied by plain git am to the base; not what is in src, but that
-checks that boot take its kernel.  Nothing is compiled but arch/x86/kvm and what it needs,
-user-space headers, the series' selftest, and documents; in build/<base>/check.  "fast" is what
-takes no more than 3 minutes and needs no complete source; "am" only applies the patches; "list"
-prints names.
+Checks patches/<base>, applied to the base by plain git am.  Edits in src don't count, except for
+checks that boot a kernel.  Only arch/x86/kvm and what it needs, user-space headers, the series'
+selftest and documents are built, in build/<base>/check.  fast: the checks that take 3 minutes at
+most and need no complete source.  am: only apply the patches.  list: print the names.
 
-One line a check: verdict, the patches one by one where it is about each (its number where it holds,
-x where not), what was seen, on failure the log, time.  The same as KTAP: results/check.ktap.  A
-result that is no failure is kept until something changes that it depends on ("kept" in place of the
-time; AGAIN=1: do it anyway).  Interrupted, it goes on where it was.
+Prints a line for each check: the verdict; the number of each patch that passes, x for one that
+does not; what was seen; on failure the log; the time.  results/check.ktap has the same as KTAP.
+A result is kept until something that it depends on changes ("kept" is printed instead of the
+time); AGAIN=1 checks again.  An interrupted run continues where it stopped.
 
-A check is a file checks/NAME (POSIX sh) or checks/NAME.py.  Comments at its top say
-  GROUP: title (each|whole[, fast])   its heading's first words, one of GROUPS; what the table calls
-                 it; whether it is about each patch or the whole series
-  depends: WHAT  what its result depends on besides patches, base, the versions of TOOLS, this
-                 file, checks/lib.sh and itself: files and directories of patches/<base> or of the
-                 repository; "kernel" is that of the series, with the QEMU that boots it
-It runs in a process of its own.  sh: "NAME FILE", where FILE assigns the variables of write(); exit
-status 0, 1 (it fails), 4 (skip: cannot be had here), and the last line of output that begins with
-"seen: " is what the table says.  Python: check(series, n) returns that text, n being the patch, or
-the last one; or raises Fatal(text), with status 3 for a skip.
+A check is a file checks/NAME (POSIX sh) or checks/NAME.py.  Comments at its top are
+  GROUP: title (each|whole[, fast])   GROUP: first words of a heading in GROUPS; title: its name in
+                 the table; each, whole: whether it checks each patch or the whole series
+  depends: WHAT  what its result depends on, besides the patches, the base, the versions of TOOLS,
+                 this file, checks/lib.sh and itself: files and directories of patches/<base> or of
+                 the repository; "kernel" is that of the series, with the QEMU that boots it
+It runs in its own process.  sh: "NAME FILE"; FILE assigns the variables of write().  Exit status 0,
+1 (failed) or 4 (skip); the last line "seen: TEXT" of its output goes into the table.  Python:
+check(series, n) returns that text; n is the patch, or the last one.  It raises Fatal(text) if it
+fails, with status 3 for a skip.
 
 Exit status: 0 if nothing failed, else 1.
 """

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0
-"""mbox [VERSION=n] [SIGNOFF=1] [PREFIX='PATCH RESEND'] - cover letter and patches as one mailbox
+"""mbox [VERSION=n] [SIGNOFF=1] [PREFIX='PATCH RESEND'] - write the series as one mailbox
 
-build/<base>/series.mbox, or series-v<n>.mbox: for b4 am -m, b4 shazam -m, and git am
---empty=drop, which drops the cover letter.  What mails have, and patches/ has not:
+Writes build/<base>/series.mbox, or series-v<n>.mbox, for b4 am -m, b4 shazam -m, and git am
+--empty=drop, which drops the cover letter.  It adds to patches/<base>:
 
-  - the version in subjects, message ids that make one thread
-  - in the cover letter, what patches/<base>/changes says of this version and those
-    before it, and what make test said, if that was of this very series
-  - base-commit: the commit of the source.  From a package it is one that no public tree
-    has, but the same wherever the tree is made.  With "after:" in BASE, a line
-    prerequisite-patch-id for each patch before, as git format-patch --base has them
-  - with SIGNOFF, the Signed-off-by of the one who runs this
+  - the version in subjects, and message ids that make one thread
+  - in the cover letter, the text of patches/<base>/changes for this version and earlier ones, and
+    the result of make test, if it tested this series
+  - base-commit: the commit of the source.  For a package it is in no public tree, but the same
+    wherever the tree is made.  If BASE has "after:", a line prerequisite-patch-id for each patch
+    before this series, as git format-patch --base writes them
+  - with SIGNOFF=1, the Signed-off-by of the user
 
-b4's change-id, at the end of the cover letter, stays the same in all versions.  (b4 send
--o makes such mails from a branch, but never the same twice, with another base-commit on
-Debian 12, and where no SMTP server is configured its next step is a web service.)
+b4's change-id, at the end of the cover letter, stays the same in all versions.  (b4 send -o makes
+such mails from a branch, but they differ each time and have another base-commit on Debian 12.
+Without an SMTP server, its next step is a web service.)
 
 Exit status: 0 written, 1 not.
 """

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: GPL-2.0
-"""ports - what each port of the series changed
+"""ports - show how the ports differ from the series of the default base
 
-Compares the series of each base but the default one with that one's by git range-diff,
-unless it is another series (BASE has "tests: own").  A series that adds the quirk is compared
-with the one that does so after the default one.  What is compared are the commits of
-build/<base>/src, made if need be: the patches, or work on them that was not exported yet.
+Compares the series of each other base with that one by git range-diff, unless BASE has "tests:
+own".  A series that adds the quirk is compared with the one that adds it on the default base.
+What is compared are the commits of build/<base>/src, with work that is not exported yet.
 
-Says, for each patch, if the port is
-  identical      message and diff are the same, but for line numbers
-  context only   the same but for code around the changes, or where it moved
-  changed        by that many lines that the patch adds or removes, counted on both
-                 sides; "message" if the changelog differs as well
-The range-diff itself: build/ports/<base>.diff.
+Prints for each patch
+  identical      message and diff are the same, except for line numbers
+  context only   only the code around the changes, or their place, differs
+  changed        the number of added and removed lines that differ, counted on both sides;
+                 "message" if the changelog differs as well
+The range-diff is in build/ports/<base>.diff.
 
-Patches that one of the two has alone are named in BASE, "differs: + ..." and "differs: - ...".
+A patch that only one of the two series has must be in BASE: "differs: + ..." or "differs: - ...".
 
-Exit status: 0, or 1 if they are not.  Results: build/<default base>/results/ports.ktap.
+Results: build/<default base>/results/ports.ktap.
+Exit status: 0, or 1 if such a patch is not there.
 """
 import re
 

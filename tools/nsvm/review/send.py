@@ -1,25 +1,25 @@
 # SPDX-License-Identifier: GPL-2.0
 """send [VERSION=n] [SIGNOFF=1] [PREFIX=...] [REALLY=1] - mail the series, with git send-email
 
-Names the rules of the project that the mails are for, which only the one who sends can keep.
-A dry run unless REALLY=1: shows what would go to whom, and what is in the way.  The mails
-are those of mbox, in build/<base>/send.  Each goes to all that scripts/get_maintainer.pl
-of the tree names, with its own MAINTAINERS and with this repository's, as b4 does it: maintainers
-in To, reviewers and lists in Cc.  git's sendemail.* settings say how mail leaves the machine.
+Without REALLY=1, shows what would be mailed to whom, and what prevents it.  Prints first the
+rules of the project that gets the mails; only the sender can follow them.  The mails are those of
+mbox, in build/<base>/send.  Each goes to everybody whom scripts/get_maintainer.pl of the tree
+names, with the tree's MAINTAINERS and with this repository's, as with b4: maintainers in To,
+reviewers and lists in Cc.  git's sendemail.* settings say how mail leaves the machine.
 
-Nothing is sent, and one line for each says why,
-  - that is not signed off by the sender
-  - while patches/ or the tests have changes that are in no commit, or build/<base>/src
-    has some that are not in patches/
-  - unless make test passed for exactly this series, on this base
-  - that waits for something: "waits: mainline" in BASE, of a port to a stable kernel
+Sends nothing, and prints one line for each reason, if
+  - the series is not signed off by the sender
+  - patches/ or the tests have uncommitted changes, or build/<base>/src has commits or edits that
+    are not in patches/
+  - make test has not passed for exactly this series, on this base
+  - BASE has "waits: mainline", as ports to stable kernels do
 
-With "send-first: security@kernel.org" in BASE, it goes as Documentation/process/security-bugs.rst
-has it: each fix in a mail of its own, to the maintainers of what it touches and with Cc to that
-address, and to no list.  Below its "---" is what the cover letter says of it, in a paragraph that
-begins with "Patch n:".  Tests stay here: a reproducer is for those who ask.
+If BASE has "send-first: security@kernel.org", it follows Documentation/process/security-bugs.rst:
+each fix in a mail of its own, to the maintainers of what it touches, with Cc to that address, and
+to no list.  The paragraph "Patch n:" of the cover letter goes below its "---".  Tests are not
+mailed: a reproducer is for those who ask.
 
-Exit status: 0 sent, or a dry run with nothing in the way; else 1.
+Exit status: 0 sent, or a dry run that nothing prevents; else 1.
 """
 import re
 import shutil

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
 """vmms [patches] - the series for QEMU: do they apply, build and pass QEMU's own tests?
 
-For each release in patches/ that is QEMU's: the patches are what is in src, QEMU's checkpatch
-has no remark but for Signed-off-by, which the sender adds; QEMU builds with each of them, and
-the tests that they add or change pass.  With "patches" nothing is built, and a release whose
-source was not fetched is skipped: make test fetches and builds no QEMU.
+For each release of QEMU in patches/: the patches are what is in src; QEMU's checkpatch has no
+remark, except for Signed-off-by, which the sender adds; QEMU builds with each patch; the tests
+that the patches add or change pass.  patches: builds nothing, and skips a release whose source
+was not fetched, because make test fetches and builds no QEMU.
 
-What they do for VMs is shown by make stack VMM=patched.
+make stack VMM=patched shows what the patches do for VMs.
 
 Results: build/<base>/results/vmms.ktap.  Exit status: 0 all right, 1 not.
 """

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: GPL-2.0
-"""bases [newest] [TREE[@COMMIT]]... - what of each base applies to which release: strictly, with
--C1, or not
+"""bases [newest] [TREE[@COMMIT]]... - which series apply to which releases
 
-Looks at each release that Debian's suites have of the package of a base, and at each git tree that
-is named: with the bases of its line (of 6.18 for a 6.18.44), or with all ports.  newest: only the
-newest release of each suite.  Says where a patch fails, and which patch a release has from
-upstream.  A release is fetched once; what patches touch of it stays in build/bases.
+Prints whether they apply strictly, with -C1, or not.  Tries each release that Debian's suites
+have, and each git tree that is named.  A tree is tried with the bases of its line (6.18 for a
+6.18.44), or with all ports.  newest: only the newest release of each suite.  Prints where a patch
+fails, and which patches a release has from upstream.  Each release is fetched once; the files
+that patches touch are kept in build/bases.
 
-Results: build/bases/bases.ktap; a release that does not take a series strictly is a "skip" there,
-as time passes by itself.  Exit status: 0, or 3 if nothing could be had.
+Results: build/bases/bases.ktap.  A release that does not take a series strictly is a "skip" there,
+because releases change without us.
+Exit status: 0, or 3 if nothing could be had.
 """
 from pathlib import Path
 

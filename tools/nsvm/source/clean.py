@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 """clean objects|all [FORCE=1] - remove what was made
 
-objects  of every base: objects, kernels, tests, results, logs; sources, downloads and
+objects  objects, kernels, tests, results and logs of every base; sources, downloads and
          build/.config stay
-all      build/, unless a source tree there has commits or edits of its own that are not
-         in patches/ (FORCE=1: even then)
+all      build/.  Refused if a source tree there has commits or edits that are not in patches/
+         (FORCE=1: removed anyway)
 
 Exit status: 0 removed, 1 refused.
 """

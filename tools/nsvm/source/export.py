@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0
-"""export [DIR] - the commits of build/<base>/src become patches/<base>
+"""export [DIR] - export the commits of build/<base>/src to patches/<base>
 
-A selftest that the series adds is in the overlay, too: that is a copy, which follows the commits.
+Updates the list of patches and the diffstat in the cover letter, and the overlay's copy of each
+selftest that the series adds.  With DIR, writes the patches there instead.  The export is
+byte-stable: exporting what was applied gives the same files.
 
-In the cover letter the list of patches and the diffstat are made anew.  With DIR, all is
-written there instead.  Byte-stable: exporting what was applied gives the same files.
+Refuses whatever would lose a commit: uncommitted edits, fixups that are not squashed, a commit
+without changes, a patch that was left out.
 
-Exit status: 0 exported; 1 refused, and patches/, overlay and src are as they were.  Refused
-is whatever would lose a commit: edits, fixups that are not squashed, a commit without changes, a
-patch that was left out.
+Exit status: 0 exported; 1 refused, and patches/, overlay and src are unchanged.
 """
 import re
 import shutil

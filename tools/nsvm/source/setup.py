@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
-"""setup [WHAT]... - see to it that the Debian packages the lab needs are installed
+"""setup [WHAT]... - install the Debian packages that the lab needs
 
-WHAT is run (what make run needs, the default) or one of PACKAGES, on top of it.
-When nothing is missing, apt is not called.  Missing packages are named and
-installed as root or through sudo; without either, the command to type is printed.
-Where there is no dpkg, programs are looked for instead, and named with the package
-that Debian has them in.  Output of apt: build/setup.log.
+WHAT is run (what make run needs, the default) or one of PACKAGES, in addition.  If nothing is
+missing, apt is not called.  Missing packages are named, and installed as root or with sudo.  If
+neither is possible, the command to type is printed.  Without dpkg, programs are looked for instead,
+and a missing one is named with its Debian package.  Output of apt: build/setup.log.
 
-NSVM_AS_ROOT in the environment: a command that runs another one as root, in place
-of sudo.
+The environment variable NSVM_AS_ROOT is a command to use instead of sudo.
 """
 import os
 import shutil

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
 """tree base|series - the kernel's source, and the series applied to it
 
-base     build/<base>/src is a git tree of the base, tag "base", from the package that
-         patches/<base>/BASE names; of which release, release.py decides, once.  It holds
-         what a series, KVM's modules, selftests and user-space headers need, see PART in
-         package.py.  With LINUX= it shares the objects of that git tree, which is only
-         read.  With "after: <base>" in BASE, that one's series is part of it.
-series   the patches of patches/<base>/series are applied to it by git am, see apply.py,
-         branch "series".  Again when a patch has changed.  A tree with commits or
-         edits of its own is left alone.
+base     makes build/<base>/src, a git tree with tag "base", from the package that
+         patches/<base>/BASE names.  release.py chooses the release, once.  The tree holds what a
+         series, KVM's modules, selftests and user-space headers need: see PART in package.py.
+         With LINUX=, it shares the objects of that git tree, which is only read.  If BASE has
+         "after: <base>", the series of that base is part of it.
+series   applies the patches of patches/<base>/series with git am on branch "series", again if a
+         patch has changed: see apply.py.  A tree with commits or edits of its own is left alone.
 
-For what compiles a whole kernel, build/<base>/whole is the complete source.
+The complete source, for a whole kernel, is in build/<base>/whole.
 
-Exit status: 0 done, or nothing to do; 1 not, and src is as before; 3 not, as the
-source cannot be had.
+Exit status: 0 done, or nothing to do; 1 failed, and src is as before; 3 the source cannot be had.
 """
 import shutil
 import time

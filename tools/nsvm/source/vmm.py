@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-"""vmm [TARGET...] - QEMU with the series of the VMM in patches/, built
+"""vmm [TARGET...] - build QEMU with its series in patches/
 
-What is in build/<vmm>/src, edits included, for x86_64 and KVM only, without anything
-optional, and nothing is installed: build/<vmm>/obj/qemu-system-x86_64, and as a package has it,
-with the packaged firmware, build/<vmm>/root.  TARGET is another one of QEMU's ninja.
+Builds build/<vmm>/src, with uncommitted edits, for x86_64 and KVM only, without optional features.
+Nothing is installed.  The binary is build/<vmm>/obj/qemu-system-x86_64; build/<vmm>/root has it in
+the layout of a package, with the packaged firmware.  TARGET is another target of QEMU's ninja.
 
 Exit status: 0 built, 1 not, 3 cannot be had here.
 """

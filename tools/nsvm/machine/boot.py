@@ -35,9 +35,9 @@ DISK = 256 << 20	# bytes, of which a file has those that are not zero
 KEPT = 4		# saved machines
 # The words with which a kernel says that something is wrong
 COMPLAINT = re.compile(
-    r'^(?:\[ *[0-9.]+\] *)?(.*(?:WARNING: |BUG: |BUG at |Oops|Kernel panic|general protection|possible circular|'
-    r'possible recursive|suspicious RCU|INFO: trying to register|kmemleak: [0-9]+ new|'
-    r'INFO: task .* blocked|UBSAN: |KASAN: |unable to handle).*)$', re.M)
+    r'^(?:\[ *[0-9.]+\] *)?(.*(?:WARNING: |BUG: |BUG at |Oops|Kernel panic|general protection|'
+    r'possible circular|possible recursive|suspicious RCU|INFO: trying to register|'
+    r'kmemleak: [0-9]+ new|INFO: task .* blocked|UBSAN: |KASAN: |unable to handle).*)$', re.M)
 # With KVM and that CPU, it warns of SRSO; Xen warns of its PVH dom0
 HARMLESS = re.compile(
     'Speculative Return Stack Overflow: WARNING: |WARNING: PVH is an experimental mode')
@@ -245,9 +245,8 @@ def saved_machine(base: Base, kernel: Kernel, initrd: Path, argv: list, blank: P
                     log):
                 time.sleep(0.05)
             if p.poll() is None and '# nsvm: waiting' in read(log):
-                p.communicate(
-                    f'migrate_set_parameter max-bandwidth 10G\nmigrate "exec:cat >\'{tmp}\'"\nquit\n',
-                    timeout=60)
+                p.communicate('migrate_set_parameter max-bandwidth 10G\n'
+                              f'migrate "exec:cat >\'{tmp}\'"\nquit\n', timeout=60)
         except (subprocess.TimeoutExpired, BrokenPipeError):
             pass
         finally:
@@ -397,9 +396,8 @@ def check(boot: Boot, label: str, rc: int | None, timeout: int, said: Path,
         raise Misbehaved(
             f'{label}: the kernel did not reach init; last: {last_words(boot.console)} {see}')
     if '# nsvm: done' not in log:
-        raise Misbehaved(
-            f'{label}: the machine went down in the middle of the tests; last: {last_words(boot.console)} {see}'
-        )
+        raise Misbehaved(f'{label}: the machine went down in the middle of the tests; '
+                         f'last: {last_words(boot.console)} {see}')
     if not said.read_text():
         said.unlink()
 

@@ -46,7 +46,8 @@ def version(binary: str) -> str:
 
 
 def build_plugin() -> Path:
-    source, so, log = place.lab / 'machine/vmrun.c', place.build / 'qemu/vmrun.so', place.build / 'qemu/plugin.log'
+    source, so, log = (place.lab / 'machine/vmrun.c', place.build / 'qemu/vmrun.so',
+                       place.build / 'qemu/plugin.log')
     newest = max(f.stat().st_mtime for f in (source, source.with_name('qemu-plugin.h')))
     if not so.exists() or so.stat().st_mtime < newest:
         tmp = so.with_suffix('.tmp')

@@ -12,22 +12,23 @@ socket   the same from one QEMU to another one of the same kernel, over a Unix s
 each     as file, while L2 is active; the kernels are also the one on which a VMM must ask for
          L2's PAT (the opt-in of this base) and mainline's
 soak     20 migrations in a row
-smp      L1 and L2 have two CPUs (and L0, with SMP=2), L2's write different PATs, and are moved between
-         L1's.  With which of them does each run?
+smp      L1 and L2 have two CPUs (and L0, with SMP=2), L2's write different PATs, and are moved
+         between L1's.  With which of them does each run?
 short    for make test, on the series only: pats, and a migration while L2 is active
 
-PART=xen has Xen as L1, see xen.py.  PART can also be tests of others, which must say the same of each
-kernel: a file *.flat of kvm-unit-tests, a program kvm_svm* of LTP (static), or a directory of these,
-see proof/suites.py.
+PART=xen has Xen as L1, see xen.py.  PART can also be tests of others, which must say the same of
+each kernel: a file *.flat of kvm-unit-tests, a program kvm_svm* of LTP (static), or a directory
+of these, see proof/suites.py.
 
-VMM names the QEMUs in L0, older ones first, with blanks between: installed, newest (the lab's own, of
-build/qemu), patched (the newest with patches, built on demand), a directory of patches/ with another
-one, or a directory in which one is unpacked.  L1's is the installed one.
+VMM names the QEMUs in L0, older ones first, with blanks between: installed, newest (the lab's
+own, of build/qemu), patched (the newest with patches, built on demand), a directory of patches/
+with another one, or a directory in which one is unpacked.  L1's is the installed one.
 
-A QEMU that has the property svm-nested-pat runs with its newest machine type, where that is on, and in
-migrations also as "older", with the machine type of all others, where it is off.
+A QEMU that has the property svm-nested-pat runs with its newest machine type, where that is on,
+and in migrations also as "older", with the machine type of all others, where it is off.
 
-The kernels are stock and series; of a base on which the VMM has to ask, only the one that it is about.
+The kernels are stock and series; of a base on which the VMM has to ask, only the one that it is
+about.
 
 Results: stack.ktap; stack.txt, the tables; stack.svg, the picture; stack-*.log and, of each
 level, .console.
@@ -60,7 +61,8 @@ CARRIED = PATS[-1]		# of the L2 that is migrated
 PARTS = ('pats', 'file', 'socket', 'each', 'soak', 'smp', 'short')
 OLD = 'pc-i440fx-7.2'		# a machine type that each QEMU has
 PROPERTY = 'svm-nested-pat'
-# Kernel -> the PATs of its guests: L1 and L2 share one, each has one, or each has one if the VMM asks
+# Kernel -> the PATs of its guests: L1 and L2 share one, each has one, or each has one if the VMM
+# asks
 KINDS = {'stock': 'shared', 'series': 'separate', 'opt-in': 'asked', 'mainline': 'asked'}
 
 
@@ -81,8 +83,9 @@ class Vmm:
 def has_property(root: Path) -> bool:
     """Is L2's PAT something that this QEMU knows of?"""
     libraries = ':'.join(map(str, root.glob('usr/lib/*-linux-gnu')))
-    properties = jobs.output([root / levels.BINARY, '-device', 'qemu64-x86_64-cpu,help'], check=False,
-                             env={'LD_LIBRARY_PATH': libraries} if root != Path('/') else {})
+    properties = jobs.output(
+        [root / levels.BINARY, '-device', 'qemu64-x86_64-cpu,help'], check=False,
+        env={'LD_LIBRARY_PATH': libraries} if root != Path('/') else {})
     return f' {PROPERTY}=' in properties
 
 
@@ -124,7 +127,8 @@ def kernels_of(base: Base) -> dict[str, Kernel]:
 
 def opt_ins(base: Base) -> list[Base]:
     """Those on top of it"""
-    return [other for name in names() if (other := Base(name)).is_opt_in() and other.before[-1].name == base.name]
+    return [other for name in names()
+            if (other := Base(name)).is_opt_in() and other.before[-1].name == base.name]
 
 
 def with_kernels_of(others: list[Base], base: Base) -> dict[str, Kernel]:
@@ -149,8 +153,8 @@ class Machine:
         for v in them:
             put(self.dir / f'{v.name}.vmm', v.settings(roots[v.root]))
         files = {f'{v.name}.vmm': self.dir / f'{v.name}.vmm' for v in them} | (more or {})
-        self.room = levels.room(first, kernels.base_kernel(tree.make(first)), {roots[v.root]: v.root for v in them}, l2,
-                                files, self.dir / 'room')
+        self.room = levels.room(first, kernels.base_kernel(tree.make(first)),
+                                {roots[v.root]: v.root for v in them}, l2, files, self.dir / 'room')
 
     def run(self, k: str, label: str, what: str, believes: str, l1s: int = 1,
             also: Callable[[str], object] = lambda line: None) -> tuple[Watch, vmruns.Check, str]:
@@ -163,9 +167,10 @@ class Machine:
             watch.feed(line)
             also(line)
         with Ticker('STACK', label) as ticker:
-            b = boot.run(self.of[k], label, [f'stack:l0:{what}'], base=self.base, tests_dir=place.lab / 'machine',
-                         live=feed, room=self.room, timeout=limit, test_timeout=limit,
-                         ports=tuple(results / f'{label}.{level}.console' for level in ('l1', 'l2')))
+            b = boot.run(self.of[k], label, [f'stack:l0:{what}'], base=self.base,
+                         tests_dir=place.lab / 'machine', live=feed, room=self.room, timeout=limit,
+                         test_timeout=limit, ports=tuple(results / f'{label}.{level}.console'
+                                                         for level in ('l1', 'l2')))
         say('STACK', f'{label}: {check.vmruns} VMRUNs ({elapsed(ticker.start)})')
         if check.emulator:
             say('STACK', check.emulator)
@@ -176,22 +181,25 @@ class Machine:
 
 def table(seen: dict[str, Watch]) -> str:
     """For people: in each phase, with what the CPU ran L2"""
-    out = [f'{"L2 has written":<30}  {"kernel, QEMU":<20} {"VMRUNs":>7} {"with it":>7}  RDMSR   L1 keeps its  '
-           'page with PAT index 1']
+    out = [f'{"L2 has written":<30}  {"kernel, QEMU":<20} {"VMRUNs":>7} {"with it":>7}  RDMSR   '
+           'L1 keeps its  page with PAT index 1']
     for k, w in seen.items():
         for p in w.phases[:1 + len(PATS)]:
-            name = 'nothing (Linux with nopat)' if p.name == 'start' else f'{p.name} {NAMES.get(p.name, "")}'
+            name = ('nothing (Linux with nopat)' if p.name == 'start'
+                    else f'{p.name} {NAMES.get(p.name, "")}')
             ran = p.l2.most_common(1)[0][0] if p.l2 else ''
-            reads_it, kept = 'it' if set(p.reads) <= {p.believes} else 'not it', 'yes' if keeps(w) else 'no'
-            out.append(f'{name:<30}  {k:<20} {p.l2.total():>7} {p.right:>7}  {reads_it:<6}  {kept:<12}  '
-                       f'{page(ran)}, L2 means {page(p.believes)}')
+            reads_it, kept = ('it' if set(p.reads) <= {p.believes} else 'not it',
+                              'yes' if keeps(w) else 'no')
+            out.append(f'{name:<30}  {k:<20} {p.l2.total():>7} {p.right:>7}  {reads_it:<6}  '
+                       f'{kept:<12}  {page(ran)}, L2 means {page(p.believes)}')
     return '\n'.join(out) + '\n'
 
 
 def keeps(w: Watch) -> bool:
     """Has L1, since it wrote its own PAT, always run with that?"""
     pats = [p for _, p in w.bands['L1']]
-    return bool(pats) and pats[-1] in NAMES and NAMES[pats[-1]] == 'Linux' and pats.count(pats[-1]) == 1
+    return (bool(pats) and pats[-1] in NAMES and NAMES[pats[-1]] == 'Linux'
+            and pats.count(pats[-1]) == 1)
 
 
 def judge_view(report: ktap.Report, name: str, check: vmruns.Check) -> None:
@@ -200,20 +208,22 @@ def judge_view(report: ktap.Report, name: str, check: vmruns.Check) -> None:
 
 
 def judge_pats(report: ktap.Report, k: str, own: bool, w: Watch, log: str) -> None:
-    """k: kernel and VMM, for people; own: L2 runs with its own PAT from the first VMRUN on, else with
-    that of L1 whatever it wrote"""
+    """k: kernel and VMM, for people; own: L2 runs with its own PAT from the first VMRUN on, else
+    with that of L1 whatever it wrote"""
     wrong, phases = [], w.phases[:1 + len(PATS)]
     for p in phases:
         want = p.l2.total() if own else 0
         if not p.l2 or p.right != want or set(p.reads) - {p.believes}:
-            wrong.append(f'{p.name}: of {p.l2.total()} VMRUNs {p.right} had {p.believes}, {want} must; '
-                         f'RDMSR: {" ".join(p.reads) or "-"}')
+            wrong.append(f'{p.name}: of {p.l2.total()} VMRUNs {p.right} had {p.believes}, '
+                         f'{want} must; RDMSR: {" ".join(p.reads) or "-"}')
     if [p.name for p in phases] != ['start', *PATS]:
         wrong.append(f'L2 wrote {" ".join(p.name for p in phases[1:]) or "nothing"}')
     figures = f'{sum(p.right for p in phases)} of {sum(p.l2.total() for p in phases)} VMRUNs'
-    report.item(not wrong, f'{k}: L2 runs with {"the PAT that it has" if own else "the PAT of L1 always"}',
-                wrong[0] if wrong else f'{figures} had the PAT that L2 reads')
-    report.item(keeps(w), f'{k}: L1 keeps its PAT', ' '.join(dict.fromkeys(p for _, p in w.bands['L1'])))
+    report.item(
+        not wrong, f'{k}: L2 runs with {"the PAT that it has" if own else "the PAT of L1 always"}',
+        wrong[0] if wrong else f'{figures} had the PAT that L2 reads')
+    report.item(keeps(w), f'{k}: L1 keeps its PAT',
+                ' '.join(dict.fromkeys(p for _, p in w.bands['L1'])))
     works = 'memory is wrong' not in log and bool(re.search('L2 (is done|goes on)', log))
     report.item(works, f'{k}: L2 works', f'{log.count("memory is right")} checksums')
 
@@ -228,7 +238,8 @@ def pats(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
         judge_pats(report, name, has_own(k, v), seen[name], log)
         if has_own(k, v):
             judge_view(report, f'{name}: VMRUNs', check)
-    put(base.results / 'stack.svg', svg({f'{base.name}, {name} QEMU': w for name, w in seen.items()}, NAMES))
+    put(base.results / 'stack.svg',
+        svg({f'{base.name}, {name} QEMU': w for name, w in seen.items()}, NAMES))
     return table(seen)
 
 
@@ -245,7 +256,7 @@ class Moved(NamedTuple):
     g_pat: str		# of vmcb12, as restored
     end: str		# and in the end
     phase: Phase
-    reads: list[tuple[int, str, str]]		# of L2, as it says: number, RDMSR, is its memory right?
+    reads: list[tuple[int, str, str]]	# of L2, as it says: number, RDMSR, is its memory right?
 
 
 @dataclass(frozen=True)
@@ -292,13 +303,15 @@ def moved(watch: Watch, log: str, how: str) -> list[Moved]:
     for part, phase in zip(parts, phases):
         who, _, flags, _, g_pat = part.split('\n')[0].split()[:5]
         end = re.search(r'^# stack: end flags \S+ g_pat (\S+)', part, re.M)
-        result.append(Moved(who, how, flags, g_pat, end[1] if end else '', phase, reads(part.rpartition('L2 goes on')[2])))
+        result.append(Moved(who, how, flags, g_pat, end[1] if end else '', phase,
+                            reads(part.rpartition('L2 goes on')[2])))
     return result
 
 
 def wrong(m: Moved, move: Move, last: bool = True) -> str:
-    """What is not as it must be: QEMU carries vmcb_pa only, so that on the series L2 has L1's PAT until L1 runs (which
-    is at once, if an interrupt is pending), and then its own; one that asks for L2's PAT carries it; stock has one PAT.
+    """What is not as it must be: QEMU carries vmcb_pa only, so that on the series L2 has L1's PAT
+    until L1 runs (which is at once, if an interrupt is pending), and then its own; one that asks
+    for L2's PAT carries it; stock has one PAT.
     last: of those on one machine"""
     guest, p = m.who.endswith('guest'), m.phase
     first, after = (CARRIED if own else LINUX for own in (move.first, move.after(guest)))
@@ -316,7 +329,8 @@ def wrong(m: Moved, move: Move, last: bool = True) -> str:
     numbers = [n for n, _, _ in m.reads]
     if last and (len(numbers) < 3 or numbers != list(range(numbers[0], numbers[0] + len(numbers)))):
         return f'L2 counts {" ".join(map(str, numbers)) or "nothing"}'
-    bad = [f'{n}: {pat}, {memory}' for n, pat, memory in m.reads if (pat, memory) != (CARRIED, 'right')]
+    bad = [f'{n}: {pat}, {memory}' for n, pat, memory in m.reads
+           if (pat, memory) != (CARRIED, 'right')]
     return f'L2 reads {bad[0]}' if bad else ''
 
 
@@ -327,50 +341,61 @@ def line(m: Moved) -> str:
 
 
 HEAD = f'''\
-flags: of nested state, restored; bit 0: L2 is active.  VMRUNs of L2 until L1 ran, and after that; and with L2's PAT
+flags: of nested state, restored; bit 0: L2 is active.  VMRUNs of L2 until L1 ran, and after \
+that; and with L2's PAT
 {"from -> to":<32}  {"from, while in":<15}  flags  {"until L1":>12}  {"after":>14}  \
 {"vmcb12.g_pat":<16}  {"in the end":<16}  L2 counts'''
 
 
-def file(base: Base, of: dict[str, Kernel], report: ktap.Report, states: tuple[str, ...] = ('guest', 'host')) -> str:
+def file(base: Base, of: dict[str, Kernel], report: ktap.Report,
+         states: tuple[str, ...] = ('guest', 'host')) -> str:
     them = with_older(vmms('installed newest'))
     machine = Machine(base, of, them, f'{CARRIED}:on')
-    every = [(a, b, state) for i, a in enumerate(them) for b in them[i:] if a.machine == b.machine		# none goes back
-             for state in states]
+    every = [(a, b, state) for i, a in enumerate(them) for b in them[i:]	# none goes back
+             if a.machine == b.machine for state in states]
     out = []
     for saver in of:
-        machine.run(saver, f'stack-save-{saver}', f'save:{"/".join(states)}:{":".join(v.name for v in them)}', RESET, len(them))
+        machine.run(saver, f'stack-save-{saver}',
+                    f'save:{"/".join(states)}:{":".join(v.name for v in them)}', RESET, len(them))
         for restorer in of:
-            watch, _, log = machine.run(restorer, f'stack-{saver}-{restorer}', 'restore:' + ':'.join(
-                f'{b.name}-{a.name}-{state}' for a, b, state in every), CARRIED, len(every))
+            watch, _, log = machine.run(
+                restorer, f'stack-{saver}-{restorer}',
+                'restore:' + ':'.join(f'{b.name}-{a.name}-{state}' for a, b, state in every),
+                CARRIED, len(every))
             ends = re.findall(r'^# stack: (restored|refused) \S+?(?:: (.*)| flags .*)$', log, re.M)
             arrived = iter(moved(watch, log, ''))
             for (a, b, state), (end, reason) in zip_longest(every, ends, fillvalue=('', '')):
                 if not state:
                     break
-                move, how, who = Move(saver, a, restorer, b), f'{saver} -> {restorer}, {b.name}', f'{a.name}-{state}'
+                move, how, who = (Move(saver, a, restorer, b),
+                                  f'{saver} -> {restorer}, {b.name}', f'{a.name}-{state}')
                 m = next(arrived) if end == 'restored' else None
                 out.append(line(m._replace(how=how)) if m else f'{how:<32}  {who:<15}  {end}')
                 if move.refused and state == 'guest':
-                    why = '' if end == 'refused' and REFUSAL in reason else f'is not refused: {reason}'
+                    why = ('' if end == 'refused' and REFUSAL in reason
+                           else f'is not refused: {reason}')
                 else:
                     why = wrong(m, move) if m else f'is not restored: {reason}'
                 report.item(not why, f'{how}, saved by {who}', why or 'as it must be')
     return '\n'.join([HEAD, *out]) + '\n'
 
 
-def over_socket(report: ktap.Report, move: Move, seen: tuple[Watch, vmruns.Check, str], count: int) -> list[str]:
+def over_socket(report: ktap.Report, move: Move, seen: tuple[Watch, vmruns.Check, str],
+                count: int) -> list[str]:
     watch, check, log = seen
     name = f'{move.saver}, to {move.to.name}'
     them = moved(watch, log, name)
     # From the second one on, the QEMU that the first one went to is the one that it comes from
     moves = [move, *[replace(move, by=move.to)] * len(them)]
-    bad = [f'number {i}: {why}' for i, m in enumerate(them, 1) if (why := wrong(m, moves[i - 1], i == len(them)))]
+    bad = [f'number {i}: {why}' for i, m in enumerate(them, 1)
+           if (why := wrong(m, moves[i - 1], i == len(them)))]
     bad += [f'{len(them)} of {count} migrations'] if len(them) != count else []
     numbers = [n for n, _, _ in reads(log)]
     counted = [*map(int, re.findall(r' counted (\d+)$', log, re.M)), len(numbers)]
-    bad += ['L2 lost count'] if numbers != list(range(1, len(numbers) + 1)) or counted != sorted(set(counted)) else []
-    report.item(not bad, f'{name}: {count} over a socket', bad[0] if bad else f'L2 counts, to {len(numbers)}')
+    bad += (['L2 lost count'] if numbers != list(range(1, len(numbers) + 1))
+            or counted != sorted(set(counted)) else [])
+    report.item(not bad, f'{name}: {count} over a socket',
+                bad[0] if bad else f'L2 counts, to {len(numbers)}')
     if has_own(move.restorer, move.to):
         judge_view(report, f'{check.label}: VMRUNs', check)
     return [line(m) for m in them]
@@ -378,14 +403,17 @@ def over_socket(report: ktap.Report, move: Move, seen: tuple[Watch, vmruns.Check
 
 def socket(base: Base, of: dict[str, Kernel], report: ktap.Report, count: int) -> str:
     them = vmms('installed newest')
-    off = [replace(v, name='off', cpu=f'host,{PROPERTY}=off', asks=False) for v in them[-1:] if v.asks]
+    off = [replace(v, name='off', cpu=f'host,{PROPERTY}=off', asks=False)
+           for v in them[-1:] if v.asks]
     machine = Machine(base, of, them + off, f'{CARRIED}:on')
     out = []
     a, b = them[0], them[-1]
     if a.machine != b.machine:		# they have no machine type in common that asks
-        raise Fatal(f'VMM={a.name} and {b.name}: no migration, as the first one knows no {PROPERTY}')
+        raise Fatal(f'VMM={a.name} and {b.name}: no migration, '
+                    f'as the first one knows no {PROPERTY}')
     for k in of:
-        seen = machine.run(k, f'stack-socket-{k}', f'socket:{a.name}:{b.name}:{count}', RESET, 1 + count // 5)
+        seen = machine.run(k, f'stack-socket-{k}', f'socket:{a.name}:{b.name}:{count}', RESET,
+                           1 + count // 5)
         out += over_socket(report, Move(k, a, k, b), seen, count)
         if off and KINDS[k] == 'asked':
             out.append(not_taken(report, machine, Move(k, b, k, off[0])))
@@ -394,10 +422,12 @@ def socket(base: Base, of: dict[str, Kernel], report: ktap.Report, count: int) -
 
 def not_taken(report: ktap.Report, machine: Machine, move: Move) -> str:
     """One QEMU that asks, and one that was told not to"""
-    log = machine.run(move.saver, f'stack-refuse-{move.saver}', f'refuse:{move.by.name}:{move.to.name}', RESET)[2]
+    log = machine.run(move.saver, f'stack-refuse-{move.saver}',
+                      f'refuse:{move.by.name}:{move.to.name}', RESET)[2]
     reason = re.search(r'^# stack: refused \S+: (.*)$', log, re.M)
     right = reason is not None and REFUSAL in reason[1] and 'the source goes on' in log
-    report.item(right, f'{move.saver}: refused over a socket, the source goes on', reason[1] if reason else 'is not refused')
+    report.item(right, f'{move.saver}: refused over a socket, the source goes on',
+                reason[1] if reason else 'is not refused')
     return f'{move.saver}, {PROPERTY}=off{"":<3}  refused: {reason[1] if reason else "no"}'
 
 
@@ -406,7 +436,8 @@ def short(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
     machine = Machine(base, of, [v], ':'.join([*PATS, 'on']))
     watch, check, log = machine.run(k, 'stack-short', f'socket:{v.name}:{v.name}:1', RESET, 2)
     judge_pats(report, k, has_own(k, v), watch, log)
-    return '\n'.join([table({k: watch}), HEAD, *over_socket(report, Move(k, v, k, v), (watch, check, log), 1)]) + '\n'
+    return '\n'.join([table({k: watch}), HEAD,
+                      *over_socket(report, Move(k, v, k, v), (watch, check, log), 1)]) + '\n'
 
 
 # ---- two CPUs ----
@@ -436,16 +467,19 @@ def suite(base: Base, of: dict[str, Kernel], report: ktap.Report, path: Path) ->
         files[r.program.name] = r.program
         if r.program.suffix == '.flat':
             files[f'{r.name}.options'] = base.b / f'stack/{r.name}.options'
-            put(files[f'{r.name}.options'], shlex.join(['-kernel', f'/room/{r.program.name}', *r.options]))
+            put(files[f'{r.name}.options'],
+                shlex.join(['-kernel', f'/room/{r.program.name}', *r.options]))
     machine = Machine(base, of, [v], 'on', files)
     what = ':'.join(['suite', v.name, *(r.name for r in runs)])
-    said = {k: suites.sections(machine.run(k, f'stack-suite-{k}', what, RESET, 2 * len(runs))[2]) for k in of}
+    said = {k: suites.sections(machine.run(k, f'stack-suite-{k}', what, RESET, 2 * len(runs))[2])
+            for k in of}
     out = []
     for r in runs:
         logs = {k: said[k].get(r.name, '') for k in of}
         sums = {k: suites.summary(log) for k, log in logs.items()}
         differ = suites.difference(*logs.values())
-        report.item(not differ, f'{r.name} says the same on each', differ or ' and '.join(dict.fromkeys(sums.values())))
+        report.item(not differ, f'{r.name} says the same on each',
+                    differ or ' and '.join(dict.fromkeys(sums.values())))
         out += [f'{r.name:<45}  {k:<10}  {text}' for k, text in sums.items()]
     return '\n'.join(out) + '\n'
 
@@ -459,7 +493,8 @@ def prepare() -> Base:
     tree.make(base)
     qemu.ensure()
     if not qemu.find().plugin or boot.accelerator(False) != 'tcg':
-        raise Fatal('nobody would see the VMRUNs: no QEMU that can load the plugin, or no emulation', NOT_HERE)
+        raise Fatal('nobody would see the VMRUNs: no QEMU that can load the plugin, '
+                    'or no emulation', NOT_HERE)
     if not kernels.is_packaged(base):
         raise Fatal(f'{base.name} has no packaged kernel here, which L1 and L2 need', NOT_HERE)
     return base
@@ -477,10 +512,12 @@ def main(args: list[str]) -> int:
     of = kernels_of(base)
     report = ktap.Report(base.results / 'stack.ktap')
     parts = {'pats': lambda: pats(base, of, report), 'file': lambda: file(base, of, report),
-             'socket': lambda: socket(base, of, report, 10 if 'asked' in (KINDS[k] for k in of) else 2),
-             'each': lambda: file(base, with_kernels_of([*opt_ins(base), mainline()], base), report, ('guest',)),
-             'soak': lambda: socket(base, dict([*of.items()][-1:]), report, 20), 'short': lambda: short(base, of, report),
-             'smp': lambda: smp(base, of, report)}
+             'socket': lambda: socket(
+                 base, of, report, 10 if 'asked' in (KINDS[k] for k in of) else 2),
+             'each': lambda: file(
+                 base, with_kernels_of([*opt_ins(base), mainline()], base), report, ('guest',)),
+             'soak': lambda: socket(base, dict([*of.items()][-1:]), report, 20),
+             'short': lambda: short(base, of, report), 'smp': lambda: smp(base, of, report)}
     texts = []
     for part in [what] if what else PARTS[:3]:
         report.group(part)

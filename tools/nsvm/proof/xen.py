@@ -48,15 +48,16 @@ INSTALLED = stack.Vmm('installed', Path('/'))
 TRIES = 4
 COUNT = 10		# migrations over a socket
 PARTS = ('one', 'two', 'moved', 'carried', 'short')
-CC = ['gcc', '-m32', '-march=i686', '-Os', '-Wall', '-Wextra', '-Werror', '-ffreestanding', '-fno-pie', '-no-pie',
-      '-fno-stack-protector', '-fno-asynchronous-unwind-tables', '-nostdlib', '-static',
-      '-Wl,-Ttext-segment=0x100000,--build-id=none']
+CC = ['gcc', '-m32', '-march=i686', '-Os', '-Wall', '-Wextra', '-Werror', '-ffreestanding',
+      '-fno-pie', '-no-pie', '-fno-stack-protector', '-fno-asynchronous-unwind-tables', '-nostdlib',
+      '-static', '-Wl,-Ttext-segment=0x100000,--build-id=none']
 CONSOLE = 'console=com1 com1=115200,8n1'
-# QEMU's XSAVE and XRSTOR ignore CR0.TS (10.0; FXSAVE does not), by which Xen finds out whose registers a CPU
-# has: by default, a program of dom0 ends up with those of a guest.  Then Xen has to switch them at once.
+# QEMU's XSAVE and XRSTOR ignore CR0.TS (10.0; FXSAVE does not), by which Xen finds out whose
+# registers a CPU has: by default, a program of dom0 ends up with those of a guest.  Then Xen has
+# to switch them at once.
 FOR_DOM0 = 'guest_loglvl=all conring_size=1m spec-ctrl=eager-fpu dom0_mem=448M,max:448M'
 PROGRAMS = ('xl', 'xenstored', 'xen-init-dom0', 'xen-hvmctx', 'libxl-save-helper')
-MODULES = ('xen-privcmd', 'xen-evtchn', 'xen-gntdev', 'xen-gntalloc', 'xenfs')		# in this order
+MODULES = ('xen-privcmd', 'xen-evtchn', 'xen-gntdev', 'xen-gntalloc', 'xenfs')	# in this order
 Seen = tuple[Watch, Check, str]
 
 
@@ -70,9 +71,11 @@ def unpacked(suite: str) -> Path:
 class L1(stack.Machine):
     """Boots of L0 with a Xen in the room"""
 
-    def __init__(self, base: Base, of: dict[str, Kernel], suite: str, settings: tuple[str, str, str],
-                 more: dict[str, Path], v: stack.Vmm = INSTALLED) -> None:
-        """settings: megabytes, modules with their command lines, command line; more: files beside it"""
+    def __init__(self, base: Base, of: dict[str, Kernel], suite: str,
+                 settings: tuple[str, str, str], more: dict[str, Path],
+                 v: stack.Vmm = INSTALLED) -> None:
+        """settings: megabytes, modules with their command lines, command line; more: files beside
+        it"""
         self.base, self.of, self.dir = base, of, base.b / 'xen'
         self.dir.mkdir(exist_ok=True)
         packed = unpacked(suite) / f'boot/xen-{VERSIONS[suite]}-amd64.gz'
@@ -86,14 +89,17 @@ class L1(stack.Machine):
 def guest(base: Base) -> Path:
     to = base.b / 'xen/xen-guest'
     to.parent.mkdir(exist_ok=True)
-    jobs.step('XEN', base.logs / 'xen-guest.log', 'the guest', [*CC, '-o', to, place.lab / 'machine/xen-guest.c'],
+    jobs.step('XEN', base.logs / 'xen-guest.log', 'the guest',
+              [*CC, '-o', to, place.lab / 'machine/xen-guest.c'],
               'xen-guest.c does not build', quiet=True)
     return to
 
 
-def with_guest(base: Base, of: dict[str, Kernel], suite: str, does: str, v: stack.Vmm = INSTALLED) -> L1:
+def with_guest(base: Base, of: dict[str, Kernel], suite: str, does: str,
+               v: stack.Vmm = INSTALLED) -> L1:
     """Our guest is dom0"""
-    return L1(base, of, suite, ('384', f'xen-guest {does}', f'{CONSOLE} dom0=pvh dom0-iommu=none dom0_mem=64M'),
+    return L1(base, of, suite,
+              ('384', f'xen-guest {does}', f'{CONSOLE} dom0=pvh dom0-iommu=none dom0_mem=64M'),
               {'xen-guest': guest(base)}, v)
 
 
@@ -103,7 +109,8 @@ class Dom0(Kernel):
 
 
 def linux(base: Base, to: Path) -> Path:
-    """The kernel of the base's version that can be dom0, which the cloud flavour cannot: its vmlinuz"""
+    """The kernel of the base's version that can be dom0, which the cloud flavour cannot: its
+    vmlinuz"""
     name = f'linux-image-{distro.info(base, "release").replace("-cloud", "")}-unsigned'
     version, suite, _ = release.of_src(base)
     deb = debian.at_hand(name, version, '')
@@ -118,7 +125,8 @@ def linux(base: Base, to: Path) -> Path:
 
 
 def utilities(suite: str) -> list[Path]:
-    """xl and what it starts, with libraries; libgcc_s is for pthread_cancel(), which looks for it then"""
+    """xl and what it starts, with libraries; libgcc_s is for pthread_cancel(), which looks for it
+    then"""
     version = VERSIONS[suite]
     root = debian.root(suite, f'xen-utils-{version}', [f'xen-utils-{version}'])
     loader = next(root.glob('lib64/ld-linux-x86-64.so.2')).resolve()
@@ -126,7 +134,8 @@ def utilities(suite: str) -> list[Path]:
     programs = [root / f'usr/lib/xen-{version}/bin/{name}' for name in PROGRAMS]
     words: list[str] = []
     for program in programs:
-        words += jobs.output([loader, '--library-path', ':'.join(map(str, libraries)), '--list', program]).split()
+        words += jobs.output([loader, '--library-path', ':'.join(map(str, libraries)),
+                              '--list', program]).split()
     gcc = next(f for d in libraries if (f := d / 'libgcc_s.so.1').exists())
     return [*programs, *sorted({Path(w) for w in words if w.startswith(str(root))}), gcc,
             root / 'lib64/ld-linux-x86-64.so.2']
@@ -143,13 +152,15 @@ def with_linux(base: Base, of: dict[str, Kernel], suite: str) -> L1:
     files = [guest(base), *utilities(suite)]
     job = boot.make_job(dom0, place.lab / 'machine', [f'xen-dom0:{words}'], files, limit=9999)
     boot.make_initrd(dom0, d / 'initrd', job)
-    return L1(base, of, suite, ('704', 'vmlinuz console=hvc0 panic=-1 mitigations=off loglevel=4 nowatchdog tsc=reliable,'
-                                '/room/dom0', f'{CONSOLE} {FOR_DOM0}'), {'vmlinuz': vmlinuz, 'dom0': d / 'initrd'})
+    return L1(base, of, suite,
+              ('704', 'vmlinuz console=hvc0 panic=-1 mitigations=off loglevel=4 nowatchdog '
+               'tsc=reliable,/room/dom0', f'{CONSOLE} {FOR_DOM0}'),
+              {'vmlinuz': vmlinuz, 'dom0': d / 'initrd'})
 
 
 def run(machine: L1, k: str, label: str, ended: Callable[[Seen], bool], l1s: int) -> Seen | None:
-    """Boot until Xen and dom0 did all, at most TRIES times: on a busy machine Xen may find that its timer
-    does not work.  What the last one showed, or None if there is nothing"""
+    """Boot until Xen and dom0 did all, at most TRIES times: on a busy machine Xen may find that
+    its timer does not work.  What the last one showed, or None if there is nothing"""
     seen = None
     for n in range(1, TRIES + 1):
         try:
@@ -178,7 +189,8 @@ def has_own(k: str) -> bool:
 
 
 def expected(own: bool, wrote: list[list[str]]) -> tuple[list[str], list[list[str]]]:
-    """The PATs of Xen and of each guest, if one after the other writes these; own: has each its own?"""
+    """The PATs of Xen and of each guest, if one after the other writes these; own: has each its
+    own?"""
     if own:
         return [RESET, XEN], [[RESET, *mine] for mine in wrote]
     shared = [XEN, *(pat for mine in wrote for pat in mine)]
@@ -202,16 +214,19 @@ def judge(report: ktap.Report, title: str, k: str, w: Watch, wrote: list[list[st
 
 def rows(title: str, k: str, w: Watch) -> list[str]:
     """For people"""
-    guests = {f'guest {n}': pats for n, (name, pats) in enumerate(w.guests.items(), 1) if not name.startswith('restored')}
+    guests = {f'guest {n}': pats for n, (name, pats) in enumerate(w.guests.items(), 1)
+              if not name.startswith('restored')}
     again = restored(w)
     guests |= {'guest 1, restored': again} if again else {}
-    return [f'{title:<20}  {k:<6}  {who:<17}  {named(pats)}' for who, pats in {'Xen': of_xen(w), **guests}.items()]
+    return [f'{title:<20}  {k:<6}  {who:<17}  {named(pats)}'
+            for who, pats in {'Xen': of_xen(w), **guests}.items()]
 
 
 def restored(w: Watch) -> list[str]:
     """The PATs of the first of two guests, after it was restored"""
     second = [*w.guests][1:2]
-    found = [pats for name, pats in w.guests.items() if name.startswith('restored') and name.split()[-1] not in second]
+    found = [pats for name, pats in w.guests.items()
+             if name.startswith('restored') and name.split()[-1] not in second]
     return found[0] if found else []
 
 
@@ -222,7 +237,8 @@ def one(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) -> l
     title, out = f'Xen {VERSIONS[suite]}', []
     machine = with_guest(base, of, suite, ' '.join(PATS))
     for k in of:
-        seen = run(machine, k, f'xen-{VERSIONS[suite]}-{k}', lambda seen: 'L2 is done' in seen[2], 2)
+        seen = run(machine, k, f'xen-{VERSIONS[suite]}-{k}',
+                   lambda seen: 'L2 is done' in seen[2], 2)
         if not seen:
             report.item(False, f'{title}, {k}', f'Xen does not run in {TRIES} boots')
             continue
@@ -230,7 +246,8 @@ def one(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) -> l
         judge(report, title, k, w, [[*PATS]])
         reads = set(re.findall('L2 [0-9]+ (.*)', log))
         must = {f'reads {pat}, memory is right' for pat in PATS}
-        report.item(reads == must, f'{title}, {k}: what the guest reads is what it wrote', '; '.join(sorted(reads ^ must)))
+        report.item(reads == must, f'{title}, {k}: what the guest reads is what it wrote',
+                    '; '.join(sorted(reads ^ must)))
         if has_own(k):
             stack.judge_view(report, f'{check.label}: VMRUNs', check)
         out += rows(title, k, w)
@@ -255,21 +272,26 @@ def two(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) -> l
         judge(report, title, k, w, [[FIRST], [SECOND]])
         saved = re.findall('Xen would save of [a-z]+ PAT ([0-9a-f]{16})', log)
         must = [FIRST, SECOND] if own else [RESET, RESET]
-        report.item(saved == must, f'{title}, {k}: xl would save {"what each has" if own else "what none has"}',
+        report.item(saved == must,
+                    f'{title}, {k}: xl would save {"what each has" if own else "what none has"}',
                     named(saved).replace('>', 'and'))
         must = [FIRST] if own else [SECOND]
-        report.item(restored(w) == must, f'{title}, {k}: guest 1, saved and restored by xl', named(restored(w)))
-        out += [*rows(title, k, w), f'{title:<20}  {k:<6}  {"xl would save":<17}  {named(saved).replace(">", "and")}']
+        report.item(restored(w) == must, f'{title}, {k}: guest 1, saved and restored by xl',
+                    named(restored(w)))
+        out += [*rows(title, k, w),
+                f'{title:<20}  {k:<6}  {"xl would save":<17}  {named(saved).replace(">", "and")}']
         panels[f'Xen {VERSIONS[suite]}, {k}'] = w
     if panels:
         put(base.results / 'xen.svg', svg(panels, NAMED, {
-            'L1': 'Xen runs with', 'guest 1': 'first VM runs with', 'guest 2': 'second VM runs with'}))
+            'L1': 'Xen runs with', 'guest 1': 'first VM runs with',
+            'guest 2': 'second VM runs with'}))
     return out
 
 
 def wrong(m: stack.Moved, own: bool) -> str:
-    """What is not as it must be, of a Xen that came from the stock kernel, where L2's PAT is in hPAT only.  own: L2 has
-    that until it exits to L1, and then what Xen set up in vmcb12; else L1 and L2 go on sharing it"""
+    """What is not as it must be, of a Xen that came from the stock kernel, where L2's PAT is in
+    hPAT only.  own: L2 has that until it exits to L1, and then what Xen set up in vmcb12; else L1
+    and L2 go on sharing it"""
     after = RESET if own else CARRIED
     if m.flags == 'none' or not int(m.flags, 16) & 1:
         return f'L2 was not active: nested state has flags {m.flags}'
@@ -279,7 +301,8 @@ def wrong(m: stack.Moved, own: bool) -> str:
         return f'before L1 ran {named([*m.phase.first])}; L1 runs with {named([*m.phase.l1])}'
     if set(m.phase.l2) != {after}:
         return f'L2 runs with {named([*m.phase.l2])}'
-    bad = [f'{n}: {pat}, {memory}' for n, pat, memory in m.reads[1:] if (pat, memory) != (after, 'right')]
+    bad = [f'{n}: {pat}, {memory}' for n, pat, memory in m.reads[1:]
+           if (pat, memory) != (after, 'right')]
     return f'L2 reads {bad[0]}' if bad else 'L2 says nothing' if len(m.reads) < 3 else ''
 
 
@@ -291,26 +314,31 @@ def moved(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) ->
     machine.run('stock', 'xen-save', 'save:guest:installed', RESET, 2)
     out = ['', 'Moved by QEMU while a guest runs']
     for k in [k for k in of if k in ('series', 'opt-in')]:
-        w, _, log = machine.run(k, f'xen-moved-{k}', 'restore:installed-installed-guest', CARRIED, 2)
+        w, _, log = machine.run(k, f'xen-moved-{k}', 'restore:installed-installed-guest',
+                                CARRIED, 2)
         found = stack.moved(w, log, f'stock -> {k}')
         why = wrong(found[0], has_own(k)) if found else 'not restored'
         does = 'the guest loses its PAT for good' if has_own(k) else 'the guest keeps its PAT'
         report.item(not why, f'Xen {VERSIONS[suite]}, stock -> {k}: {does}', why)
         for m in found:
-            out.append(f'{m.how:<16}  wrote {named([CARRIED])}; ran with {named([*m.phase.first])}, and once Xen ran with '
-                       f'{named([*m.phase.l2])}; reads {named(list(dict.fromkeys(pat for _, pat, _ in m.reads)))}; '
+            out.append(f'{m.how:<16}  wrote {named([CARRIED])}; '
+                       f'ran with {named([*m.phase.first])}, '
+                       f'and once Xen ran with {named([*m.phase.l2])}; '
+                       f'reads {named(list(dict.fromkeys(pat for _, pat, _ in m.reads)))}; '
                        f'Xen runs with {named([*m.phase.l1])}')
     return out
 
 
 def not_carried(m: stack.Moved, shared: bool) -> str:
-    """What is not as it must be, where L2 keeps its PAT.  shared: L1 has had the same one since before"""
+    """What is not as it must be, where L2 keeps its PAT.  shared: L1 has had the same one since
+    before"""
     ran, mine = {*m.phase.first, *m.phase.l2}, CARRIED if shared else XEN
     if m.flags == 'none' or not int(m.flags, 16) & 1:
         return f'L2 was not active: nested state has flags {m.flags}'
     if ran != {CARRIED} or {*m.phase.l1} - {mine}:
         return f'L2 runs with {named([*ran])}, Xen with {named([*m.phase.l1])}'
-    bad = [f'{n}: {pat}, {memory}' for n, pat, memory in m.reads[1:] if (pat, memory) != (CARRIED, 'right')]
+    bad = [f'{n}: {pat}, {memory}' for n, pat, memory in m.reads[1:]
+           if (pat, memory) != (CARRIED, 'right')]
     return f'L2 reads {bad[0]}' if bad else ''
 
 
@@ -333,11 +361,13 @@ def carried(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) 
     v = stack.vmms()[0]
     if not v.asks:
         raise Fatal('carried: VMM= has to be a QEMU that asks for L2\'s PAT, such as patched')
-    machine, out = with_guest(base, of, suite, f'{CARRIED} on', v), ['', f'Moved by the {v.name} QEMU while a guest runs']
+    machine, out = (with_guest(base, of, suite, f'{CARRIED} on', v),
+                    ['', f'Moved by the {v.name} QEMU while a guest runs'])
     for a in of:
         machine.run(a, f'xen-save-{a}', f'save:guest:{v.name}', RESET, 2)
         for b in of:
-            w, _, log = machine.run(b, f'xen-{a}-{b}', f'restore:{v.name}-{v.name}-guest', CARRIED, 2)
+            w, _, log = machine.run(b, f'xen-{a}-{b}', f'restore:{v.name}-{v.name}-guest',
+                                    CARRIED, 2)
             what, why = restored_on(w, log, stack.Move(a, v, b, v))
             report.item(not why, f'{a} -> {b}: the guest {what}', why)
             out.append(f'{a + " -> " + b:<22} the guest {what}{" NOT: " + why if why else ""}')
@@ -347,8 +377,10 @@ def carried(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) 
         bad = [f'{len(them)} of {COUNT}'] * (len(them) != COUNT)
         bad += [why for m in them if m.who.endswith('guest') and (why := not_carried(m, False))]
         bad += ['L2 lost its PAT'] * any({*m.phase.first, *m.phase.l2} != {CARRIED} for m in them)
-        report.item(not bad, f'{k}: {COUNT} over a socket, the guest keeps its PAT', bad[0] if bad else '')
-        out.append(f'{k}: {len(them)} over a socket, {sum(m.phase.l2.total() for m in them)} VMRUNs of the guest')
+        report.item(not bad, f'{k}: {COUNT} over a socket, the guest keeps its PAT',
+                    bad[0] if bad else '')
+        out.append(f'{k}: {len(them)} over a socket, '
+                   f'{sum(m.phase.l2.total() for m in them)} VMRUNs of the guest')
     return out
 
 
@@ -361,8 +393,11 @@ def main(args: list[str]) -> int:
     report = ktap.Report(base.results / 'xen.ktap')
     parts = {'one': lambda: [line for suite in VERSIONS for line in one(base, of, report, suite)],
              'two': lambda: two(base, of, report, own),
-             'moved': lambda: moved(base, stack.with_kernels_of(stack.opt_ins(base), base), report, own),
-             'carried': lambda: carried(base, stack.with_kernels_of([*stack.opt_ins(base), mainline()], base), report, own),
+             'moved': lambda: moved(
+                 base, stack.with_kernels_of(stack.opt_ins(base), base), report, own),
+             'carried': lambda: carried(
+                 base, stack.with_kernels_of([*stack.opt_ins(base), mainline()], base),
+                 report, own),
              'short': lambda: one(base, of, report, own)}
     out = [f'{"":<20}  {"on":<6}  {"who":<17}  runs with the PATs of, one after the other']
     for part in args or PARTS[:3 if 'stock' in of else 2]:

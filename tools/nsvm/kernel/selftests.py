@@ -203,7 +203,7 @@ def without_quirk(source: str) -> str:
     text, count = re.subn(rf'\b\w+\([^;{{}}]*\b{QUIRK}\b[^;{{}}]*;', ';', source)
     if not count or QUIRK in text:
         raise Fatal(f"mainline's test is not as the edit expects it: {count} statements with "
-                    f"{QUIRK} " f'removed, {text.count(QUIRK)} others left')
+                    f'{QUIRK} removed, {text.count(QUIRK)} others left')
     return text
 
 

@@ -51,6 +51,10 @@ def item(good: bool | str, name: str, detail: str = '') -> Item:
     return Item({True: 'ok', False: 'not ok'}.get(good, good), name, detail)
 
 
+def judged(name: str, result: tuple[bool, str]) -> Item:
+    return item(result[0], name, result[1])
+
+
 def not_here(name: str, error: Fatal) -> Item:
     """A skip if something cannot be had here, else a failure"""
     return item('skip' if error.status == debian.NOT_HERE else False, name, str(error))
@@ -95,16 +99,16 @@ def texts() -> dict[str, str]:
             if not name.endswith('.patch') and (place.top / name).is_file()}
 
 
-def shellcheck() -> str:
-    scripts = [name for name, text in texts().items() if name.startswith(('tools/nsvm/', '.ci/'))
+def shellcheck(files: dict[str, str]) -> str:
+    scripts = [name for name, text in files.items() if name.startswith(('tools/nsvm/', '.ci/'))
                and re.match(r'#!/bin/(busybox )?sh|# shellcheck shell', text)]
     log = place.build / 'shellcheck.log'
     rc = jobs.call(['shellcheck', '-x', *scripts], log, cwd=place.top)
     return read(log).strip().split('\n')[0] if rc else ''
 
 
-def whitespace() -> str:
-    places = [f'{name}:{n}' for name, text in texts().items()
+def whitespace(files: dict[str, str]) -> str:
+    places = [f'{name}:{n}' for name, text in files.items()
               for n, line in enumerate(text.split('\n'), 1)
               if line != line.rstrip() or ' \t' in line]
     return ' '.join(places[:5])
@@ -135,8 +139,9 @@ def tap(file: Path) -> Items:
 
 
 def check_files() -> Items:
-    return [attempt('shellcheck of tools/nsvm and .ci/run', shellcheck),
-            attempt('no trailing blanks, no blanks before tabs', whitespace),
+    files = texts()
+    return [attempt('shellcheck of tools/nsvm and .ci/run', lambda: shellcheck(files)),
+            attempt('no trailing blanks, no blanks before tabs', lambda: whitespace(files)),
             *(i for f in sorted((place.lab / 't').glob('test_*.py')) for i in tap(f))]
 
 
@@ -209,13 +214,11 @@ def watched(name: str, b: Boot, base: Base, n: int | None = None) -> Items:
         return [item(check.ok, name, check.figures if check.ok else check.text().split('\n')[0])]
     if not expected.view_faults(base, n):
         return []
-    good, detail = expected.compare_view(base, check, n)
-    return [item(good, name, detail)]
+    return [judged(name, expected.compare_view(base, check, n))]
 
 
-def as_expected(name: str, b: Boot, base: Base, n: int) -> Item:
-    good, detail = expected.compare(base, ktap.cases(b.text()), n)
-    return item(good, name, detail)
+def as_expected(name: str, log_text: str, base: Base, n: int) -> Item:
+    return judged(name, expected.compare(base, ktap.cases(log_text), n))
 
 
 def verdicts(b: Boot, test: str) -> list[str]:
@@ -251,10 +254,10 @@ def two_kernels(base: Base, two: list[Kernel], npt: int, tests: list[str]) -> It
     items: Items = []
     for (label, n), b in zip(labels.items(), boots):
         if npt:
-            items.append(as_expected(f'PAT tests on the {label}', b, base, n))
+            items.append(as_expected(f'PAT tests on the {label}', b.text(), base, n))
         else:
-            good, detail = expected.without_npt(base, ktap.cases(b.text()), n)
-            items.append(item(good, f'PAT tests on the {label}, npt=0', detail))
+            items.append(judged(f'PAT tests on the {label}, npt=0',
+                                expected.without_npt(base, ktap.cases(b.text()), n)))
         if label == 'base' and npt:
             items += watched('what only the view sees on the base', b, base, n)
     items += watched('VMRUNs on the series' + ', npt=0' * (not npt), boots[1], base)
@@ -272,7 +275,7 @@ def objects(base: Base) -> Items:
 
 def smp(base: Base, series: Kernel) -> Items:
     b = boot.run(series, 'series-smp2', selftests.pat_tests(base), base=base, smp=2)
-    return [as_expected('PAT tests on the series, two CPUs', b, base, len(base.series())),
+    return [as_expected('PAT tests on the series, two CPUs', b.text(), base, len(base.series())),
             *watched('VMRUNs on the series, two CPUs', b, base)]
 
 
@@ -291,8 +294,7 @@ def on_bochs(base: Base, two: list[Kernel]) -> Items:
     items = []
     for (title, tests, patches), section in zip(parts, bochs.sections(b.text())):
         if tests:
-            good, detail = expected.compare(base, ktap.cases(section), patches)
-            items.append(item(good, f'PAT tests on {title}, on Bochs', detail))
+            items.append(as_expected(f'PAT tests on {title}, on Bochs', section, base, patches))
     refused = bochs.refused(base.results / 'bochs.bochs')
     return [*items, item(not refused, "Bochs' CPU refuses no VMRUN",
                          refused[0][1] if refused else '')]
@@ -332,9 +334,9 @@ def with_quirk(base: Base, series: Kernel) -> Items:
            'quirk': series}
     for npt in (1, 0) if is_all() else (1,):
         was, now = boot_both(base, two, pats, npt, tests_dir=tests_dir)
-        good, detail = expected.same_verdicts(ktap.cases(was.text()), ktap.cases(now.text()),
-                                              expected.repaired(base.before[-1]))
-        items.append(item(good, f'quirk enabled: verdicts of the stock kernel, npt={npt}', detail))
+        items.append(judged(f'quirk enabled: verdicts of the stock kernel, npt={npt}',
+                            expected.same_verdicts(*(ktap.cases(b.text()) for b in (was, now)),
+                                                   expected.repaired(base.before[-1]))))
         if now.vmruns:
             more = faulty_cases(now) - faulty_cases(was)
             items.append(item(not more, 'quirk enabled: the view finds what it finds on the stock '
@@ -359,7 +361,7 @@ def step(base: Base, n: int) -> Items:
                      base=base)
     except Fatal as e:
         return [item(False, name, str(e))]
-    return [as_expected(name, b, base, n),
+    return [as_expected(name, b.text(), base, n),
             *watched(f'what only the view sees after patch {n}', b, base, n)]
 
 

@@ -71,7 +71,8 @@ class Archive:
         if not shutil.which('apt-get'):
             raise Fatal('there is no apt-get here', NOT_HERE)
         own = codename()
-        keyrings = sorted(Path('/usr/share/keyrings').glob('debian-archive-keyring.[gp][gp]*'))
+        keyrings = [f for end in ('gpg', 'pgp')
+                    if (f := Path(f'/usr/share/keyrings/debian-archive-keyring.{end}')).exists()]
         key = f'[signed-by={keyrings[0]}] ' if keyrings else ''
         targets = jobs.output(['apt-get', 'indextargets', '--format',
                                '$(REPO_URI) $(RELEASE) $(COMPONENT)', 'Created-By: Packages'])

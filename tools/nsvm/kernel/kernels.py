@@ -6,7 +6,7 @@ built against its headers (see distro, module).  A whole kernel is built with LI
 compiler, for debugging, and for a base without such packages (see whole).  Programs that use a
 kernel see no difference.
 
-  base    the stock kernel            build/<base>/kernel-base
+  stock   the kernel without it       build/<base>/kernel-stock
   series  what is in src, with edits  build/<base>/kernel
   N       after patch N               build/<base>/steps/N
 """
@@ -110,9 +110,9 @@ def tree_kernel(base: Base, tree: str, worker: int | str, label: str, to: Path |
     return Kernel(to, label)
 
 
-def base_kernel(base: Base) -> Kernel:
+def stock_kernel(base: Base) -> Kernel:
     base.need_tree()
-    return tree_kernel(base, 'base', '', 'kernel-base', base.b / f'kernel-base{flavour(False)}',
+    return tree_kernel(base, 'base', '', 'kernel-stock', base.b / f'kernel-stock{flavour(False)}',
                        quiet=False)
 
 

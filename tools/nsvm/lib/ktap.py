@@ -215,7 +215,7 @@ class Row:
     """A case on both kernels"""
     test: str
     case: str
-    base: str		# verdict, '' if it was not run
+    stock: str		# verdict, '' if it was not run
     series: Case
 
 
@@ -233,17 +233,17 @@ def rows(base: list[Case], series: list[Case]) -> list[Row]:
 
 
 def count(table_rows: list[Row]) -> dict[str, int]:
-    """Verdicts on the series; fixed, held and broken are of those that were run on the base"""
+    """Verdicts on the series; fixed, held and broken are of those that were run on the stock kernel"""
     pairs = {'fixed': ('not ok', 'ok'), 'held': ('ok', 'ok'), 'broken': ('ok', 'not ok')}
     counts = {verdict: sum(r.series.verdict == verdict for r in table_rows)
               for verdict in ('ok', 'not ok', 'skip')}
-    return counts | {name: sum((r.base, r.series.verdict) == pair for r in table_rows)
+    return counts | {name: sum((r.stock, r.series.verdict) == pair for r in table_rows)
                      for name, pair in pairs.items()}
 
 
 def table(cases: list[Row], name: str = 'series') -> tuple[str, bool]:
     """What changed, for people; whether some cases of the series are ok and none is not"""
-    some = any(r.base for r in cases)
+    some = any(r.stock for r in cases)
     told: list[tuple[str, str, str, str]] = []
     with_cases, last = {r.test for r in cases if r.case}, ''
     for r in cases:
@@ -252,11 +252,11 @@ def table(cases: list[Row], name: str = 'series') -> tuple[str, bool]:
             last = r.test
         whole = f'({r.test})' if r.test in with_cases else r.test
         name_cell = f'  {readable(r.case)}' if r.case else whole
-        told.append((name_cell, r.base or '(none)' * some, r.series.verdict,
+        told.append((name_cell, r.stock or '(none)' * some, r.series.verdict,
                      '' if r.series.verdict == 'ok' else r.series.reason))
     wide = max([24, *(len(row[0]) for row in told)])
     word, n = {'skip': 'SKIP'}, count(cases)
-    out = ['', f'  {"case":<{wide}}  {"base" if some else "":<7}  {name}', '  ' + '-' * (wide + 18)]
+    out = ['', f'  {"case":<{wide}}  {"stock" if some else "":<7}  {name}', '  ' + '-' * (wide + 18)]
     out += [f'  {a:<{wide}}  {word.get(b, b):<7}  {word.get(c, c):<7}  {d}'.rstrip()
             for a, b, c, d in told]
     out += ['', f'  on the {name}: {n["ok"]} ok, {n["not ok"]} not ok, {n["skip"]} skipped']

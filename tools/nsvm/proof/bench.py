@@ -7,7 +7,7 @@ kernel  Instructions for each operation of svm_nested_pat_bench.c: on the stock 
         patch, and on the series; on the ports with and without their series; on the base that
         already has gPAT, with its quirk enabled and disabled.  The same boots count how often
         VMCB_NPT was dirty, and how often without need.  Bytes of code and of struct vcpu_svm.
-        KERNELS='base series 3': only these.
+        KERNELS='stock series 3': only these.
 time    Seconds that a developer waits: make run in a clone of the last commit, with downloads at
         hand; after an edit of nested.c; with nothing changed.  The size of build/.  Nothing else
         should run on the machine.
@@ -71,7 +71,7 @@ def own(base: Base, wanted: list[str]) -> list[Subject]:
     """A patch that leaves the kernel's sources alone makes no kernel of its own"""
     where = selftests.build(base, [PROGRAM])
     steps = {str(n): partial(kernels.step_kernel, n=n) for n in base.applied()}
-    make = {'base': kernels.base_kernel, **steps, 'series': kernels.series_kernel}
+    make = {'stock': kernels.stock_kernel, **steps, 'series': kernels.series_kernel}
     subjects = [Subject(label, base.name, make[label](base), where) for label in make if not wanted
                 or label in wanted]
     return [s for before, s in zip([None, *subjects], subjects) if not before
@@ -81,15 +81,15 @@ def own(base: Base, wanted: list[str]) -> list[Subject]:
 def others(base: Base, other: Base, wanted: list[str]) -> list[Subject]:
     """Of another base: two kernels, or one that is measured twice"""
     name, quirk = other.name, other.own_test()
-    first, second = (f'{name}-quirk-on', f'{name}-quirk-off') if quirk else (f'{name}-base', name)
+    first, second = (f'{name}-quirk-on', f'{name}-quirk-off') if quirk else (f'{name}-stock', name)
     if not (quirk or other.series()) or wanted and not {first, second} & set(wanted):
         return []
     try:
         if not quirk:
             where = selftests.build(tree.make(other), [PROGRAM])
-            return [Subject(first, name, kernels.base_kernel(other), where),
+            return [Subject(first, name, kernels.stock_kernel(other), where),
                     Subject(second, name, kernels.series_kernel(other), where)]
-        kernel, where = kernels.base_kernel(tree.make_base(other)), selftests.build(base, [PROGRAM])
+        kernel, where = kernels.stock_kernel(tree.make_base(other)), selftests.build(base, [PROGRAM])
         off = f':-q:{other.need_key("quirk")}'
         return [Subject(first, name, kernel, where), Subject(second, name, kernel, where, off)]
     except Fatal as e:
@@ -215,7 +215,7 @@ def sizes(base: Base, was: Kernel, now: Kernel) -> list[str]:
     # The distribution's module has BTF; of ours, what was not stripped has DWARF
     struct = [size_of_vcpu('--btf_base', was.image, ko[0]),
               size_of_vcpu(base.b / 'module/arch/x86/kvm/kvm-amd.ko')]
-    return [f'    {"bytes":<36} {"base":>9} {"series":>9}',
+    return [f'    {"bytes":<36} {"stock":>9} {"series":>9}',
             *(f'    {name:<36} {a:>9} {b:>9} {b - a:>+7}' for name, (a, b) in
               (('kvm-amd.ko: .text', text), ('sizeof(struct vcpu_svm)', struct)) if a and b)]
 
@@ -234,8 +234,8 @@ def part_kernel(base: Base, report: Report) -> None:
     for group in groups:
         out += [*table(group), '']
     out += economy(measured)
-    if 'base' in kernel and 'series' in kernel:
-        out += ['', *sizes(base, kernel['base'], kernel['series'])]
+    if 'stock' in kernel and 'series' in kernel:
+        out += ['', *sizes(base, kernel['stock'], kernel['series'])]
     put(base.results / 'bench.txt', '\n'.join(out) + '\n')
     put(base.results / 'bench.tsv',
         ''.join(f'{s.label}\t{row}\t{medians[0]}\t{medians[-1] - medians[0]}\n' for s in measured

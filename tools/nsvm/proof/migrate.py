@@ -38,10 +38,10 @@ ORDERS = ('msrs-first', 'msrs-last')
 # kernel -> the PATs of its guests.  Two are one with the quirk and without it: shared and asked, of
 # the series that
 # adds it; on and off, of mainline
-PATS = {'base': 'shared', 'series': 'separate', 'shared': 'shared', 'asked': 'unquirked',
+PATS = {'stock': 'shared', 'series': 'separate', 'shared': 'shared', 'asked': 'unquirked',
         'on': 'shared', 'off': 'unquirked'}
-ALWAYS_ON = ('base', 'series', 'on', 'off')		# without the series that adds it
-SAVERS = {'base': ['base'], 'series': ['series'], 'optin': ['shared', 'asked'],
+ALWAYS_ON = ('stock', 'series', 'on', 'off')		# without the series that adds it
+SAVERS = {'stock': ['stock'], 'series': ['series'], 'optin': ['shared', 'asked'],
           'mainline': ['on', 'off']}
 STATES = {
     'l2': 'inside L2',
@@ -56,7 +56,7 @@ STATES = {
 }
 # What makes no difference if it is saved there: no header to lose, GIF is set
 NO_HEADER = ('l2-known', 'l2-gpat', 'l2-qemu')
-SAME = {'base': (*NO_HEADER, 'smm-gif'), 'series': ('smm-gif',), 'shared': (*NO_HEADER, 'smm-gif'),
+SAME = {'stock': (*NO_HEADER, 'smm-gif'), 'series': ('smm-gif',), 'shared': (*NO_HEADER, 'smm-gif'),
         'asked': ('smm-gif',), 'on': NO_HEADER, 'off': ()}
 # Those in which it matters whether a VMM asked, for the design page
 ASKED = ('l2', 'l2-known', 'l2-qemu', 'l2-gpat', 'l1')
@@ -226,14 +226,14 @@ def missing_in_docs() -> str:
 def migrate(base: Base) -> int:
     if not base.series():
         raise Fatal(f'no series in {rel(base.dir)}: nothing to compare with')
-    of, reason, every = {'base': run.prepare(base)}, '', ALWAYS_ON
+    of, reason, every = {'stock': run.prepare(base)}, '', ALWAYS_ON
     if base.is_opt_in():
         every = tuple(PATS)
-        of = {'base': kernels.tree_kernel(base, base.root(), 'stock', 'kernel-stock'),
-              'series': of['base'], 'optin': kernels.series_kernel(base)}
+        of = {'stock': kernels.tree_kernel(base, base.root(), 'stock', 'kernel-root'),
+              'series': of['stock'], 'optin': kernels.series_kernel(base)}
     selftests.build(base, [PROGRAM])
     try:
-        of['mainline'] = kernels.base_kernel(source_tree.make_base(mainline()))
+        of['mainline'] = kernels.stock_kernel(source_tree.make_base(mainline()))
     except Fatal as e:
         if e.status != NOT_HERE:
             raise

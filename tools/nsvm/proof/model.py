@@ -162,7 +162,7 @@ def compare(base: Base, repaired: bool) -> int:
     if repaired:
         kernel = kernels.series_kernel(source_tree.make(other))
     else:
-        kernel = kernels.base_kernel(source_tree.make_base(other))
+        kernel = kernels.stock_kernel(source_tree.make_base(other))
     words = [line.split(None, 2) for line in lines(other.dir / 'differences')]
     known = [Line(set(operations.split('.')), rule, text) for operations, rule, text in words]
     without = set().union(*(line.operations for line in known if not repaired

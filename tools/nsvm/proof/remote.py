@@ -2,7 +2,7 @@
 """remote [kernel] - run the PAT tests, or the benchmark (kernel), on AMD hosts over SSH
 
   HOST='user@a user@b'  the hosts; the user must be root, or have sudo without a password
-  MODULES=1             test the host's own kvm_amd (base), then ours (series).  The host must run
+  MODULES=1             test the host's own kvm_amd (stock), then ours (series).  The host must run
                         the packaged kernel of make run.  Its own module is loaded again at the end,
                         also after an interrupt or if the connection breaks.  Refused while a VM
                         runs, on another kernel, and if modules must be signed.  The kernel stays

@@ -30,13 +30,13 @@ def machine(versions: dict[str, str]) -> dict:
 def as_json(base: str, good: bool, results: dict[str, list[Case]], logs: dict[str, str],
             checks: dict[str, Check | None], view_text: str, on: dict,
             versions: dict[str, str]) -> dict:
-    """results, logs, checks: of base and of series; view_text: of VMRUNs"""
+    """results, logs, checks: of the stock kernel and of the series; view_text: of VMRUNs"""
     def vmruns(r: Row) -> dict[str, int]:
         seen = {label: c.economy.get(f'{r.test} {r.case}'.strip()) for label, c in checks.items()
                 if c}
         return {label: e.vmruns for label, e in seen.items() if e}
 
-    rows = ktap.rows(results['base'], results['series'])
+    rows = ktap.rows(results['stock'], results['series'])
     release = {label: re.search(r'^# nsvm: kernel (.*)', log, re.M) for label, log in logs.items()}
     now = datetime.datetime.now(datetime.timezone.utc)
     return {'format': 1, 'date': now.isoformat(timespec='seconds'), 'passed': good, 'base': base,
@@ -46,7 +46,7 @@ def as_json(base: str, good: bool, results: dict[str, list[Case]], logs: dict[st
                              for label, cases in results.items()},
             'vmruns': {label: {'seen': c.vmruns, 'accesses': c.accesses, 'errors': c.bad.total()}
                        for label, c in checks.items() if c}, 'said': view_text.splitlines(),
-            'cases': [{'test': r.test, 'case': r.case, 'base': r.base or None,
+            'cases': [{'test': r.test, 'case': r.case, 'stock': r.stock or None,
                        'series': r.series.verdict, 'reason': NO_XML.sub('?', r.series.reason),
                        'vmruns': vmruns(r)} for r in rows], 'versions': versions}
 
@@ -54,7 +54,7 @@ def as_json(base: str, good: bool, results: dict[str, list[Case]], logs: dict[st
 def as_junit(run: dict, reason: str) -> str:
     """A case is what it is on the series.  reason: why the run failed, if no case did"""
     suites = ET.Element('testsuites', name=run['base'])
-    more = {'test': 'VMRUNs', 'case': '', 'base': None, 'series': 'not ok', 'reason': reason}
+    more = {'test': 'VMRUNs', 'case': '', 'stock': None, 'series': 'not ok', 'reason': reason}
     cases = run['cases'] + [more] * bool(reason)
     for test in dict.fromkeys(c['test'] for c in cases):
         mine, ms = [c for c in cases if c['test'] == test], run['milliseconds']['series'].get(test,
@@ -69,7 +69,7 @@ def as_junit(run: dict, reason: str) -> str:
             tag = {'not ok': 'failure', 'skip': 'skipped'}.get(c['series'])
             if tag:
                 ET.SubElement(one, tag, message=c['reason'])
-            ET.SubElement(one, 'system-out').text = f'on the base: {c["base"] or "was not run"}'
+            ET.SubElement(one, 'system-out').text = f'on the stock kernel: {c["stock"] or "was not run"}'
     ET.indent(suites)
     return ET.tostring(suites, encoding='unicode', xml_declaration=True) + '\n'
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""run - boot the stock kernel ("base") and the series, run the PAT tests on both, compare
+"""run - boot the stock kernel and the series, run the PAT tests on both, compare
 
 The results of the stock kernel are used again if nothing that they depend on has changed.  The
 series always runs.  With two CPUs, the tests of each kernel run on two machines at a time.
@@ -101,9 +101,9 @@ def join(to: Path, logs: list[Path]) -> None:
 def base_alone(base: Base, kernel: Kernel) -> int:
     tests_dir = selftests.build(base, selftests.NEIGHBOURS)
     tests = read(tests_dir / '.stamp').split()[1:]
-    both(base, kernel, 'base', tests)
+    both(base, kernel, 'stock', tests)
     results = ktap.cases(read(base.results / 'base.log'))
-    put(base.results / 'run.ktap', ktap.nested({'base': results}))
+    put(base.results / 'run.ktap', ktap.nested({'stock': results}))
     for c in results:
         if not c.case:
             print(f'  {c.test:<32}  {c.verdict}{": " + c.reason if c.reason else ""}')
@@ -115,11 +115,11 @@ def base_alone(base: Base, kernel: Kernel) -> int:
 
 
 def prepare(base: Base) -> Kernel:
-    """Source, tests, the base's kernel, and a saved machine of it"""
+    """Source, tests, the stock kernel, and a saved machine of it"""
     jobs.together(lambda: tree.make(base), qemu.ensure)
 
     def machine() -> Kernel:
-        kernel = kernels.base_kernel(base)
+        kernel = kernels.stock_kernel(base)
         boot.save(base, kernel)
         return kernel
     return jobs.together(machine, lambda: selftests.build(base))[0]
@@ -136,7 +136,7 @@ def view_of(base: Base, label: str) -> vmruns.Check | None:
 def judge_view(base: Base, prefix: str, checks: dict[str, vmruns.Check | None]) -> tuple[bool, str]:
     """What VMRUNs say of the series: is it good, and the lines that were printed.
 
-    On the base no error counts here: what a series repairs may be seen nowhere else."""
+    On the stock kernel no error counts here: what a series repairs may be seen nowhere else."""
     check = checks['series']
     if check:
         lines = ''.join(f'{c.text()}\n' for c in checks.values() if c)
@@ -176,7 +176,7 @@ def main(args: list[str]) -> int:
     def run_base() -> None:
         if read(result('base.id')) == made_of and result('base.log').exists():
             at = time.localtime(result('base.log').stat().st_mtime)
-            say('BOOT', f'base: results of {time.strftime("%H:%M:%S", at)}, nothing that they '
+            say('BOOT', f'stock: results of {time.strftime("%H:%M:%S", at)}, nothing that they '
                 'depend on has changed')
             return
         result('base.id').unlink(missing_ok=True)
@@ -185,7 +185,7 @@ def main(args: list[str]) -> int:
 
     def run_series() -> Kernel:
         series = kernels.series_kernel(base)
-        if on_other:		# one machine a kernel: beside that of the base
+        if on_other:		# one machine a kernel: beside the stock one
             boots(base, series, f'{prefix}series', tests)
         return series
 
@@ -194,9 +194,9 @@ def main(args: list[str]) -> int:
                                                      [kernel.image, *series.modules]),
                               lambda: None if on_other else boots(base, series, 'series', tests))[0]
     say('VERSIONS', f'{versions.short(made_with)}; all: {rel(base.results)}/versions.txt')
-    results = {label: cases(read(result(f'{label}.log'))) for label in ('base', 'series')}
+    results = {label: cases(read(result(f'{label}.log'))) for label in ('stock', 'series')}
     put(result('run.ktap'), ktap.nested(results))
-    text, good = ktap.table(ktap.rows(results['base'], results['series']))
+    text, good = ktap.table(ktap.rows(results['stock'], results['series']))
     print(text)
     checks = {label: view_of(base, f'{prefix}{label}') for label in results}
     view_good, lines = judge_view(base, prefix, checks)

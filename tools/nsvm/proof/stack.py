@@ -119,10 +119,10 @@ def has_own(k: str, v: Vmm) -> bool:
 
 def kernels_of(base: Base) -> dict[str, Kernel]:
     if base.own_test():
-        return {'mainline': kernels.base_kernel(base)}
+        return {'mainline': kernels.stock_kernel(base)}
     if base.is_opt_in():
         return {'opt-in': kernels.series_kernel(base)}
-    return {'stock': kernels.base_kernel(base), 'series': kernels.series_kernel(base)}
+    return {'stock': kernels.stock_kernel(base), 'series': kernels.series_kernel(base)}
 
 
 def opt_ins(base: Base) -> list[Base]:
@@ -153,7 +153,7 @@ class Machine:
         for v in them:
             put(self.dir / f'{v.name}.vmm', v.settings(roots[v.root]))
         files = {f'{v.name}.vmm': self.dir / f'{v.name}.vmm' for v in them} | (more or {})
-        self.room = levels.room(first, kernels.base_kernel(tree.make(first)),
+        self.room = levels.room(first, kernels.stock_kernel(tree.make(first)),
                                 {roots[v.root]: v.root for v in them}, l2, files, self.dir / 'room')
 
     def run(self, k: str, label: str, what: str, believes: str, l1s: int = 1,

@@ -242,24 +242,25 @@ def neighbours(base: Base, two: list[Kernel], boots: list[Boot], npt: int,
             items.append(item(True, f'neighbour {t}, npt={npt}', f'{short} on both{again}'))
         else:
             items.append(item(False, f'neighbour {t}, npt={npt}',
-                              f'base: {", ".join(was) or "no result"}; '
+                              f'stock: {", ".join(was) or "no result"}; '
                               f'series: {", ".join(now) or "no result"}'))
     return items
 
 
 def two_kernels(base: Base, two: list[Kernel], npt: int, tests: list[str]) -> Items:
-    """Base and series with all PAT tests"""
-    labels = {'base': base.unpatched(), 'series': len(base.series())}
+    """The stock kernel and the series with all PAT tests"""
+    labels = {'stock': base.unpatched(), 'series': len(base.series())}
     boots = boot_both(base, dict(zip(labels, two)), [*selftests.pat_tests(base), *tests], npt)
     items: Items = []
     for (label, n), b in zip(labels.items(), boots):
+        kernel = 'the stock kernel' if label == 'stock' else 'the series'
         if npt:
-            items.append(as_expected(f'PAT tests on the {label}', b.text(), base, n))
+            items.append(as_expected(f'PAT tests on {kernel}', b.text(), base, n))
         else:
-            items.append(judged(f'PAT tests on the {label}, npt=0',
+            items.append(judged(f'PAT tests on {kernel}, npt=0',
                                 expected.without_npt(base, ktap.cases(b.text()), n)))
-        if label == 'base' and npt:
-            items += watched('what only the view sees on the base', b, base, n)
+        if label == 'stock' and npt:
+            items += watched('what only the view sees on the stock kernel', b, base, n)
     items += watched('VMRUNs on the series' + ', npt=0' * (not npt), boots[1], base)
     return items + neighbours(base, two, boots, npt, tests)
 
@@ -282,10 +283,10 @@ def smp(base: Base, series: Kernel) -> Items:
 def on_bochs(base: Base, two: list[Kernel]) -> Items:
     """PAT tests on the other machine"""
     n, stock, pats = len(base.series()), base.unpatched(), selftests.pat_tests(base)
-    parts = [('the base', pats, stock), ('the series', ['load:series.ko:nested=1', *pats], n),
+    parts = [('the stock kernel', pats, stock), ('the series', ['load:series.ko:nested=1', *pats], n),
              ('the series with nrips=0', ['load:series.ko:nested=1:nrips=0', *pats], n)]
     if not is_all():
-        parts = [('the base', [], stock), parts[1]]
+        parts = [('the stock kernel', [], stock), parts[1]]
     try:
         tests = [test for _, tests, _ in parts for test in tests]
         b, _ = bochs.run(two[0], 'bochs', tests, base=base, others={'series': two[1]})
@@ -309,12 +310,12 @@ def mainlines_own(base: Base, two: list[Kernel]) -> Items:
     except Fatal as e:
         return [not_here(name, e)]
     items: Items = []
-    for kernel, label, want in zip(two, ('base', 'series'), ('skip' if quirk else 'not ok', 'ok')):
+    for kernel, label, want in zip(two, ('stock', 'series'), ('skip' if quirk else 'not ok', 'ok')):
         log_text = boot.run(kernel, f'mainline-{label}', [selftests.MAINLINE_TEST], base=base,
                             tests_dir=tests_dir).text()
         whole = ktap.cases(log_text)[-1]
         detail = f'{whole.verdict}, {log_text.count("Testing: ")} parts'
-        items.append(item(whole.verdict == want, f'{name}, on the {label}',
+        items.append(item(whole.verdict == want, f'{name}, on {label}',
                           f'{detail}: {whole.reason}' if whole.reason else detail))
     return items
 
@@ -330,7 +331,7 @@ def with_quirk(base: Base, series: Kernel) -> Items:
     without any of the series, but for upstream's fixes in it"""
     items: Items = []
     pats, tests_dir = selftests.pat_tests(base), selftests.build(base, unaware=True)
-    two = {'stock': kernels.tree_kernel(base, base.root(), 'stock', 'kernel-stock'),
+    two = {'root': kernels.tree_kernel(base, base.root(), 'stock', 'kernel-root'),
            'quirk': series}
     for npt in (1, 0) if is_all() else (1,):
         was, now = boot_both(base, two, pats, npt, tests_dir=tests_dir)
@@ -506,7 +507,7 @@ def main(args: list[str]) -> int:
             return ktap.finish(report)
         tests = [] if short else selftests.NEIGHBOURS
         programs = [] if short else [f.stem for f in selftests.overlay_files(base, '*.c')]
-        two = [kernels.base_kernel(base), kernels.series_kernel(base)]
+        two = [kernels.stock_kernel(base), kernels.series_kernel(base)]
         out = selftests.build(base, [*tests, *programs])
         tests = [t for t in tests if (out / t).exists()]
         made_with = versions.write(base, qemu.find().binary, [two[0].image, *two[1].modules])

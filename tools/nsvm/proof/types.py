@@ -121,7 +121,7 @@ def on_bochs(base: Base, all: dict[str, Kernel]) -> tuple[dict[str, list[Part]],
     """name -> parts; name -> why the CPU refused a VMRUN"""
     names = {f'k{i}': name for i, name in enumerate(all)}
     tests = [t for k in names for t in (f'load:{k}.ko:nested=1', PROGRAM)]
-    result, traces = bochs.run(all['base'], 'types', tests, base=base,
+    result, traces = bochs.run(all['stock'], 'types', tests, base=base,
                                others=dict(zip(names, all.values())), trace=True)
     sections = bochs.sections(result.text())[1:]
     parts_of: dict[str, list[Part]] = {}
@@ -163,7 +163,7 @@ def table(base: list[Part], series: list[Part], mtrr: str = 'WB', cases: str = '
     def types(p: Part) -> str:
         must = [combined(f, mtrr) for f in fields(p.pat)]
         return ' '.join(t if t == m else f'{t}!' for t, m in zip(p.types[mtrr], must))
-    out = [line('case', '', 'PAT, fields 0 to 7', 'base', 'series'), '  ' + '-' * 110]
+    out = [line('case', '', 'PAT, fields 0 to 7', 'stock', 'series'), '  ' + '-' * 110]
     out += [line(s.case, s.kind, ' '.join(fields(s.pat)), types(b), types(s))
             for b, s in rows(base, series) if s.case.startswith(cases)]
     return '\n'.join([f'  Memory types that the CPU used, MTRR type {mtrr}; "!": not what the PAT '
@@ -186,9 +186,9 @@ def svg(base: list[Part], series: list[Part]) -> str:
     y = top
     for b, s in shown:
         must = [combined(f, 'WB') for f in fields(s.pat)]
-        for label, types in ((f'{s.kind}\'s PAT', fields(s.pat)), ('base', b.types['WB']),
+        for label, types in ((f'{s.kind}\'s PAT', fields(s.pat)), ('stock', b.types['WB']),
                              ('series', s.types['WB'])):
-            first = label not in ('base', 'series')
+            first = label not in ('stock', 'series')
             case = escape(s.case.removeprefix('npt_on.')) if first else ''
             out.append(f'<text x="10" y="{y + 14}">{case}</text>'
                        f'<text x="{left - 75}" y="{y + 14}">{escape(label)}</text>')
@@ -204,7 +204,7 @@ def svg(base: list[Part], series: list[Part]) -> str:
 
 
 def judge(report: ktap.Report, parts_of: dict[str, list[Part]], refused: dict[str, str]) -> None:
-    base, series = parts_of['base'], parts_of['series']
+    base, series = parts_of['stock'], parts_of['series']
     for case in dict.fromkeys(p.case for p in series):
         faults = [f'{p.kind}: {why}' for p in series if p.case == case and (why := fault(p))]
         report.item(not faults, f'{case}: L1 and L2 have the types that their PAT says',
@@ -212,7 +212,7 @@ def judge(report: ktap.Report, parts_of: dict[str, list[Part]], refused: dict[st
     report.item('series' not in refused, 'the CPU refuses no VMRUN of the series',
                 refused.get('series', ''))
     differ = sum(bool(fault(b)) for b in base if b.types)
-    report.item(differ > 0, 'on the base types are wrong',
+    report.item(differ > 0, 'on the stock kernel types are wrong',
                 f'in {differ} of {sum(bool(b.types) for b in base)}')
     for name in list(parts_of)[2:]:
         faults = [f'{p.case} {p.kind}: {why}' for p in parts_of[name] if p.types
@@ -237,19 +237,19 @@ def main(args: list[str]) -> int:
     base = tree.make(Base().lock())
     jobs.together(bochs.ensure, qemu.ensure)
     selftests.build(base, [PROGRAM])
-    all = {'base': kernels.base_kernel(base), 'series': kernels.series_kernel(base)}
+    all = {'stock': kernels.stock_kernel(base), 'series': kernels.series_kernel(base)}
     if args:
         all.update(broken(base))
     report = ktap.Report(base.results / 'types.ktap')
     say('TYPES', f'{len(all)} kernels on Bochs, under its debugger, which takes a minute or two')
     (parts_of, refused), *theirs = jobs.together(
-        lambda: on_bochs(base, all), lambda: on_qemu(base, all['base'], 'base'),
+        lambda: on_bochs(base, all), lambda: on_qemu(base, all['stock'], 'stock'),
         lambda: on_qemu(base, all['series'], 'series'))
-    two = parts_of['base'], parts_of['series']
+    two = parts_of['stock'], parts_of['series']
     picture = svg(*two)
     put(base.results / 'types.txt', LEFT_OUT + table(*two) + '\n' + table(*two, 'UC'))
     put(base.results / 'types.svg', picture)
-    trace = [line for label in ('base', 'series') for p in parts_of[label]
+    trace = [line for label in ('stock', 'series') for p in parts_of[label]
              for line in (f'# {label} {p.case} {p.kind}', *p.lines)]
     put(base.results / 'types.trace', ''.join(f'{line}\n' for line in trace))
     print('\n' + LEFT_OUT + table(*two, cases='npt_on.') +
@@ -259,7 +259,7 @@ def main(args: list[str]) -> int:
         same = picture == read(PICTURE)
         report.item(same, f'{rel(PICTURE)} is the picture of this',
                     '' if same else f'cp {rel(base.results)}/types.svg {rel(PICTURE)}')
-    for label, g_pats in zip(('base', 'series'), theirs):
+    for label, g_pats in zip(('stock', 'series'), theirs):
         if g_pats:
             agree(report, label, parts_of[label], g_pats)
         else:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """view [CASE|list] - what happened in a case of the last make run, at each VMRUN
 
-Prints what happened in CASE, on the stock kernel ("base") and on the series, and draws it:
+Prints what happened in CASE, on the stock kernel and on the series, and draws it:
 results/view.svg.  CASE is the name of a test or of a case, or the part of a case's name after the
 dot.  list prints all names.  The data are the logs of the plugin vmrun.c.
 """
@@ -28,7 +28,7 @@ def told(base: Base, case: str) -> tuple[str, str]:
     tests = base.src / 'tools/testing/selftests/kvm/x86' if base.own_test() else place.overlay
     names: svg.Names = {}
     panels, out = {}, []
-    for kernel, title in ('base', base.name), ('series', 'with the series'):
+    for kernel, title in ('stock', base.name), ('series', 'with the series'):
         log = base.results / f'{kernel}.vmrun'
         told = stories(log, case)
         if not told:

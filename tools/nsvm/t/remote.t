@@ -55,8 +55,8 @@ LIMIT = 300
 from_arguments(sys.argv[1:])
 base = Base()
 lab, results = toy.lab, base.results
-kernel, series = {'stock': Kernel(base.b / 'kernel-base',
-                                  'base')}, Kernel(base.b / 'kernel', 'series')
+kernel, series = {'stock': Kernel(base.b / 'kernel-stock',
+                                  'stock')}, Kernel(base.b / 'kernel', 'series')
 dropbear = shutil.which('dropbear', path='/usr/sbin:/usr/bin')
 if not dropbear or not all(k.id and (k.dir / 'vmlinux').exists()
                            for k in (kernel['stock'], series)):
@@ -187,15 +187,15 @@ try:
     n = len(base.series())
     rc, text = run_remote('stock', 'MODULES=1')
     log = remote.sections(read(results / 'remote-stock.log'))
-    for label, patches in ('base', 0), ('series', n):
+    for label, patches in ('stock', 0), ('series', n):
         good, why = expected.compare(base, ktap.cases(log.get(label, '')), patches)
         is_(good, True, f'MODULES=1: {label}', why)
     is_((rc, 'the series does what it should' in text), (0, True), 'and its verdict', text)
     is_(there('stock', STATE), own, "the host's own module is back, and nothing else is left")
     rc, text = run_remote('stock', SHORT)
     again = verdicts(remote.sections(read(results / 'remote-stock.log'))['host'])
-    is_((rc, again), (1, verdicts(log['base'], SHORT[6:])),
-        'with it, the tests fail as on the base', text)
+    is_((rc, again), (1, verdicts(log['stock'], SHORT[6:])),
+        'with it, the tests fail as on the stock kernel', text)
 
     there('stock', 'rmmod kvm_amd; insmod /tests/kvm-amd.ko')
     rc, text = run_remote('stock', SHORT)

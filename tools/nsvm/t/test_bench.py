@@ -42,16 +42,16 @@ class Table(unittest.TestCase):
 
     def test_columns_are_differences(self) -> None:
         a, b, c, d = (subject(label, {'r': r, 's': s}) for label, r, s in
-                      (('base', 100, 7), ('1', 103, 7), ('2', 102, 7), ('series', 101, 5)))
-        self.assertEqual(self.rows(a, b, c, d), [['instructions', 'base', '1', '2', 'series'], [
+                      (('stock', 100, 7), ('1', 103, 7), ('2', 102, 7), ('series', 101, 5)))
+        self.assertEqual(self.rows(a, b, c, d), [['instructions', 'stock', '1', '2', 'series'], [
             'r', '100', '+3', '-1', '+1'], ['s', '7', '.', '.', '-2']])
         self.assertEqual(self.rows(a, d)[1], ['r', '100', '+1'])
         self.assertEqual(self.rows(a)[1], ['r', '100'])
 
     def test_mark_where_layouts_differ(self) -> None:
-        a, b = subject('base', {'r': 101}, {'r': 100}), subject('series', {'r': 100}, {'r': 102})
+        a, b = subject('stock', {'r': 101}, {'r': 100}), subject('series', {'r': 100}, {'r': 102})
         self.assertEqual(self.rows(a, b)[1], ['r', '100~', '.~'])
 
     def test_longest_label_fits(self) -> None:
-        lines = bench.table([subject('base', {'r': 1}), subject('a-very-long-label', {'r': 2})])
+        lines = bench.table([subject('stock', {'r': 1}), subject('a-very-long-label', {'r': 2})])
         self.assertEqual(len(lines[0]), len(lines[1]))

@@ -8,19 +8,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.say import Fatal
 from proof import migrate
 
-RULE = migrate.parse_rules(['l2 base,on series L2 L2 g_pat g_pat',
-                            'l2 base,on base,on L2 L2 g_pat L2', 'l2 off on L2',
-                            'l1 base base L2 L2 g_pat L2', 'l1 base,on base L1 L2 g_pat L2'])
+RULE = migrate.parse_rules(['l2 stock,on series L2 L2 g_pat g_pat',
+                            'l2 stock,on stock,on L2 L2 g_pat L2', 'l2 off on L2',
+                            'l1 stock stock L2 L2 g_pat L2', 'l1 stock,on stock L1 L2 g_pat L2'])
 LOG = '''\
-#  RUN           l2.base.series.msrs-first ...
+#  RUN           l2.stock.series.msrs-first ...
 # saw l2=L2 hpat=L2 g_pat=g_pat next=g_pat
-ok 1 l2.base.series.msrs-first
-#  RUN           l2.base.series.msrs-last ...
+ok 1 l2.stock.series.msrs-first
+#  RUN           l2.stock.series.msrs-last ...
 # saw l2=L1 hpat=L2 g_pat=g_pat next=L1
-not ok 2 l2.base.series.msrs-last
-#  RUN           smm.on.base.msrs-first ...
+not ok 2 l2.stock.series.msrs-last
+#  RUN           smm.on.stock.msrs-first ...
 # saw l2=refused
-ok 3 smm.on.base.msrs-first
+ok 3 smm.on.stock.msrs-first
 #  RUN           l1.off.off.msrs-first ...
 '''
 
@@ -28,7 +28,7 @@ ok 3 smm.on.base.msrs-first
 class Test(unittest.TestCase):
     def test_rules(self) -> None:
         self.assertEqual(RULE('l2', 'on', 'series'), ['L2', 'L2', 'g_pat', 'g_pat'])
-        for where in ('l2', 'series', 'base'), ('l1', 'base', 'base'), ('l2', 'off', 'on'):
+        for where in ('l2', 'series', 'stock'), ('l1', 'stock', 'stock'), ('l2', 'off', 'on'):
             # none, two, too short
             with self.assertRaisesRegex(Fatal, 'has not one line for'):
                 RULE(*where)
@@ -38,7 +38,7 @@ class Test(unittest.TestCase):
 
     def test_jobs(self) -> None:
         rule = migrate.parse_rules(migrate.lines(migrate.RULES))
-        jobs = list(migrate.restore_jobs(rule, ['base', 'series'], 'off'))
+        jobs = list(migrate.restore_jobs(rule, ['stock', 'series'], 'off'))
         self.assertEqual(len(jobs), 2 * (5 + 7) + 2 * 2)
         self.assertIn('l2-qemu.series.off.msrs-last /tests/series l2-back.series msrs-last known '
                       'unquirked 0 L1 0 0', jobs)
@@ -59,7 +59,7 @@ class Test(unittest.TestCase):
         text = migrate.matrix(migrate.seen(LOG)).split('\n')
         self.assertEqual([line for line in text if line.startswith('  ')
                           and 'restored' not in line][1:],
-                         ['  base                         hPAT,vmcb12/L1!',
+                         ['  stock                        hPAT,vmcb12/L1!',
                           '  off                                                    ?!',
                           '  on              refused'])
 

@@ -77,5 +77,5 @@ class Host(unittest.TestCase):
         self.assertEqual(self.left(), [])
 
     def test_ticks(self) -> None:
-        text = remote.ticks({'base': {'vmrun': (100, 110, 3)}, 'series': {'vmrun': (103, 111, 3)}})
+        text = remote.ticks({'stock': {'vmrun': (100, 110, 3)}, 'series': {'vmrun': (103, 111, 3)}})
         self.assertEqual(text.splitlines()[1].split(), ['vmrun', '100', '110', '103', '111', '+3'])

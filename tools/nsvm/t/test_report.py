@@ -13,17 +13,17 @@ from proof import report, vmruns
 from test_vmruns import LOG
 
 TEST, SEEN = 'svm_nested_pat_test', 'npt_on.l2_writes'
-FOUND = {'base': [Case(TEST, SEEN, 'not ok', 'x'), Case(TEST, 'b', 'ok'),
+FOUND = {'stock': [Case(TEST, SEEN, 'not ok', 'x'), Case(TEST, 'b', 'ok'),
                   Case(TEST, '', 'not ok', '', 20)],
          'series': [Case(TEST, SEEN, 'ok'), Case(TEST, 'b', 'not ok', '<i>&"\x1b[0m\0'),
                     Case(TEST, 'new', 'skip', 'no'), Case(TEST, '', 'not ok', '1 not ok', 30),
                     Case('alone', '', 'not ok', 'dies', 5)]}
-LOGS = {'base': '# nsvm: kernel Linux version 6\n', 'series': ''}
+LOGS = {'stock': '# nsvm: kernel Linux version 6\n', 'series': ''}
 
 
 def made(cases: dict[str, list[Case]] = FOUND) -> dict:
     check = vmruns.check(LOG.splitlines(), 'series')
-    return report.as_json('toy', False, cases, LOGS, {'base': None, 'series': check}, check.text(),
+    return report.as_json('toy', False, cases, LOGS, {'stock': None, 'series': check}, check.text(),
                           {'name': 'QEMU', 'cpu': 'max', 'cpus': 1, 'memory': 512},
                           {'source': '<a>'})
 
@@ -32,7 +32,7 @@ class Test(unittest.TestCase):
     def test_json(self) -> None:
         run = made()
         self.assertEqual(json.loads(json.dumps(run)), run)
-        self.assertEqual([(c['case'] or c['test'], c['base'], c['series'], c['vmruns'])
+        self.assertEqual([(c['case'] or c['test'], c['stock'], c['series'], c['vmruns'])
                           for c in run['cases']],
                          [(SEEN, 'not ok', 'ok', {'series': 9}), ('b', 'ok', 'not ok', {}),
                           ('new', None, 'skip', {}), ('alone', None, 'not ok', {})])
@@ -51,12 +51,12 @@ class Test(unittest.TestCase):
         self.assertEqual(len([*ET.fromstring(report.as_junit(made(), '')).iter('testcase')]), 4)
 
     def test_rows(self) -> None:
-        """A test that failed after its cases had passed; what only the base had"""
+        """A test that failed after its cases had passed; what only the stock kernel had"""
         killed = [Case('t', 'a', 'ok'), Case('t', '', 'not ok', 'killed')]
         rows = ktap.rows([Case('t', 'gone', 'ok'), Case('u', '', 'ok')],
                          [*killed, Case('u', '', 'ok')])
         self.assertEqual([(r.test, r.case, r.series.reason) for r in rows],
                          [('t', 'gone', 'was not run'), ('u', '', ''), ('t', 'a', '')])
         rows = ktap.rows([], killed)
-        self.assertEqual([(r.case, r.base, r.series.reason) for r in rows], [('a', '', ''),
+        self.assertEqual([(r.case, r.stock, r.series.reason) for r in rows], [('a', '', ''),
                                                                              ('', '', 'killed')])

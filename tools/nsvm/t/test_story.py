@@ -60,9 +60,9 @@ class Test(unittest.TestCase):
     def test_svg(self) -> None:
         # "A" before all else
         told = story.stories(LINES[:2] + LINES[4:5] + LINES[2:], 'l2_writes')[0]
-        root = ET.fromstring(story.svg({'base': told, 'a < b': told}, NAMES))
+        root = ET.fromstring(story.svg({'stock': told, 'a < b': told}, NAMES))
         texts = [e.text for e in root.iter('{http://www.w3.org/2000/svg}text')]
-        self.assertLessEqual({'base', 'a < b', 'case: not ok', 'VMRUN', 'reads L2_PAT',
+        self.assertLessEqual({'stock', 'a < b', 'case: not ok', 'VMRUN', 'reads L2_PAT',
                               'writes 00010406', '9', 'writes 02020202: #GP', 'access: to L1',
                               '0006010500070406 L2_PAT'}, set(texts))
         self.assertFalse({'c000', '0303030303030303'} & set(texts))

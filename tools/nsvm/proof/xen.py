@@ -56,7 +56,7 @@ CONSOLE = 'console=com1 com1=115200,8n1'
 # registers a CPU has: by default, a program of dom0 ends up with those of a guest.  Then Xen has
 # to switch them at once.
 FOR_DOM0 = 'guest_loglvl=all conring_size=1m spec-ctrl=eager-fpu dom0_mem=448M,max:448M'
-PROGRAMS = ('xl', 'xenstored', 'xen-init-dom0', 'xen-hvmctx', 'libxl-save-helper')
+PROGRAMS = ('xl', 'xenstored', 'xenconsoled', 'xen-init-dom0', 'xen-hvmctx', 'libxl-save-helper')
 MODULES = ('xen-privcmd', 'xen-evtchn', 'xen-gntdev', 'xen-gntalloc', 'xenfs')	# in this order
 Seen = tuple[Watch, Check, str]
 

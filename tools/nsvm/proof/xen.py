@@ -259,28 +259,37 @@ def has_ended(seen: Seen) -> bool:
     return bool(restored(seen[0])) and seen[2].count('Xen would save') == 2
 
 
-def two(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) -> list[str]:
-    """Two guests"""
+def two_of(base: Base, of: dict[str, Kernel], report: ktap.Report,
+           suite: str) -> tuple[list[str], dict[str, Watch]]:
+    """The rows and the pictures of one Xen"""
     title, out, panels = f'Xen {VERSIONS[suite]}, two VMs', [], {}
     machine = with_linux(base, of, suite)
     for k in of:
-        seen = run(machine, k, f'xen-two-{k}', has_ended, 5)
+        seen = run(machine, k, f'xen-two-{VERSIONS[suite]}-{k}', has_ended, 5)
         if not seen or not has_ended(seen):
             report.item('skip', f'{title}, {k}', f'dom0 did not come to its end in {TRIES} boots')
             continue
         (w, _, log), own = seen, has_own(k)
         judge(report, title, k, w, [[FIRST], [SECOND]])
         saved = re.findall('Xen would save of [a-z]+ PAT ([0-9a-f]{16})', log)
-        must = [FIRST, SECOND] if own else [RESET, RESET]
-        report.item(saved == must,
+        saved_names = named(saved).replace('>', 'and')
+        report.item(saved == ([FIRST, SECOND] if own else [RESET, RESET]),
                     f'{title}, {k}: xl would save {"what each has" if own else "what none has"}',
-                    named(saved).replace('>', 'and'))
-        must = [FIRST] if own else [SECOND]
-        report.item(restored(w) == must, f'{title}, {k}: guest 1, saved and restored by xl',
-                    named(restored(w)))
-        out += [*rows(title, k, w),
-                f'{title:<20}  {k:<6}  {"xl would save":<17}  {named(saved).replace(">", "and")}']
+                    saved_names)
+        report.item(restored(w) == [FIRST if own else SECOND],
+                    f'{title}, {k}: guest 1, saved and restored by xl', named(restored(w)))
+        out += [*rows(title, k, w), f'{title:<20}  {k:<6}  {"xl would save":<17}  {saved_names}']
         panels[f'Xen {VERSIONS[suite]}, {k}'] = w
+    return out, panels
+
+
+def two(base: Base, of: dict[str, Kernel], report: ktap.Report) -> list[str]:
+    """Two guests, on each Xen"""
+    out, panels = [], {}
+    for suite in VERSIONS:
+        its_rows, its_panels = two_of(base, of, report, suite)
+        out += its_rows
+        panels |= its_panels
     if panels:
         put(base.results / 'xen.svg', svg(panels, NAMED, {
             'L1': 'Xen runs with', 'guest 1': 'first VM runs with',
@@ -392,7 +401,7 @@ def main(args: list[str]) -> int:
     own = debian.codename() if debian.codename() in VERSIONS else [*VERSIONS][-1]
     report = ktap.Report(base.results / 'xen.ktap')
     parts = {'one': lambda: [line for suite in VERSIONS for line in one(base, of, report, suite)],
-             'two': lambda: two(base, of, report, own),
+             'two': lambda: two(base, of, report),
              'moved': lambda: moved(
                  base, stack.with_kernels_of(stack.opt_ins(base), base), report, own),
              'carried': lambda: carried(

@@ -10,7 +10,7 @@ file     L1 with a running L2 is saved to a file (libvirt's managed save) on eac
          each QEMU, while L2 is active and while it is not, and restored on each kernel
 socket   the same from one QEMU to another one of the same kernel, over a Unix socket
 each     as file, while L2 is active; the kernels are also the one on which a VMM must ask for
-         L2's PAT (the opt-in of this base) and mainline's
+         L2's PAT (the opt-in kernel_of this base) and mainline's
 soak     20 migrations in a row
 smp      L1 and L2 have two CPUs (and L0, with SMP=2), L2's write different PATs, and are moved
          between L1's.  With which of them does each run?
@@ -89,7 +89,7 @@ def has_property(root: Path) -> bool:
     return f' {PROPERTY}=' in properties
 
 
-def vmms(default: str = 'installed') -> list[Vmm]:
+def find_vmms(default: str = 'installed') -> list[Vmm]:
     """Those of VMM=, the older ones first"""
     result = []
     for name in settings.given.get('VMM', default).split():
@@ -106,10 +106,10 @@ def vmms(default: str = 'installed') -> list[Vmm]:
     return result
 
 
-def with_older(them: list[Vmm]) -> list[Vmm]:
+def add_older(vmms: list[Vmm]) -> list[Vmm]:
     """And those that know of L2's PAT with a machine type that does not"""
-    older = [replace(v, name='older', machine=OLD, asks=False) for v in them[-1:] if v.asks]
-    return [v for v in them if not v.asks] + older + [v for v in them if v.asks]
+    older = [replace(v, name='older', machine=OLD, asks=False) for v in vmms[-1:] if v.asks]
+    return [v for v in vmms if not v.asks] + older + [v for v in vmms if v.asks]
 
 
 def has_own(k: str, v: Vmm) -> bool:
@@ -131,32 +131,32 @@ def opt_ins(base: Base) -> list[Base]:
             if (other := Base(name)).is_opt_in() and other.before[-1].name == base.name]
 
 
-def with_kernels_of(others: list[Base], base: Base) -> dict[str, Kernel]:
+def add_kernels_of(others: list[Base], base: Base) -> dict[str, Kernel]:
     """And those of other bases, on which a VMM has to ask"""
-    of = kernels_of(base)
+    kernel_of = kernels_of(base)
     for other in others:
-        of |= kernels_of(tree.make(other))
-    return of
+        kernel_of |= kernels_of(tree.make(other))
+    return kernel_of
 
 
 class Machine:
     """Boots of L0 with the same room"""
 
-    def __init__(self, base: Base, of: dict[str, Kernel], them: list[Vmm], l2: str,
+    def __init__(self, base: Base, kernel_of: dict[str, Kernel], vmms: list[Vmm], l2: str,
                  more: dict[str, Path] | None = None) -> None:
-        self.base, self.of = base, of
+        self.base, self.kernel_of = base, kernel_of
         self.dir = base.b / 'stack'
         self.dir.mkdir(exist_ok=True)
-        them = [Vmm('installed', Path('/')), *(v for v in them if v.name != 'installed')]
+        vmms = [Vmm('installed', Path('/')), *(v for v in vmms if v.name != 'installed')]
         first = base.before[0] if base.before else base		# L1 and L2 are the distribution's
-        roots = {v.root: v.name for v in reversed(them)}
-        for v in them:
+        roots = {v.root: v.name for v in reversed(vmms)}
+        for v in vmms:
             put(self.dir / f'{v.name}.vmm', v.settings(roots[v.root]))
-        files = {f'{v.name}.vmm': self.dir / f'{v.name}.vmm' for v in them} | (more or {})
+        files = {f'{v.name}.vmm': self.dir / f'{v.name}.vmm' for v in vmms} | (more or {})
         self.room = levels.room(first, kernels.stock_kernel(tree.make(first)),
-                                {roots[v.root]: v.root for v in them}, l2, files, self.dir / 'room')
+                                {roots[v.root]: v.root for v in vmms}, l2, files, self.dir / 'room')
 
-    def run(self, k: str, label: str, what: str, believes: str, l1s: int = 1,
+    def run(self, k: str, label: str, command: str, believes: str, l1s: int = 1,
             also: Callable[[str], object] = lambda line: None) -> tuple[Watch, vmruns.Check, str]:
         """What was seen at its VMRUNs, and what it said; also: who else gets each line"""
         watch, check = Watch(believes), vmruns.Check(label)
@@ -167,7 +167,7 @@ class Machine:
             watch.feed(line)
             also(line)
         with Ticker('STACK', label) as ticker:
-            b = boot.run(self.of[k], label, [f'stack:l0:{what}'], base=self.base,
+            b = boot.run(self.kernel_of[k], label, [f'stack:l0:{command}'], base=self.base,
                          tests_dir=place.lab / 'machine', live=feed, room=self.room, timeout=limit,
                          test_timeout=limit, ports=tuple(results / f'{label}.{level}.console'
                                                          for level in ('l1', 'l2')))
@@ -179,7 +179,7 @@ class Machine:
 
 # ---- the PATs that L2 writes ----
 
-def table(seen: dict[str, Watch]) -> str:
+def format_table(seen: dict[str, Watch]) -> str:
     """For people: in each phase, with what the CPU ran L2"""
     out = [f'{"L2 has written":<30}  {"kernel, QEMU":<20} {"VMRUNs":>7} {"with it":>7}  RDMSR   '
            'L1 keeps its  page with PAT index 1']
@@ -189,13 +189,13 @@ def table(seen: dict[str, Watch]) -> str:
                     else f'{p.name} {NAMES.get(p.name, "")}')
             ran = p.l2.most_common(1)[0][0] if p.l2 else ''
             reads_it, kept = ('it' if set(p.reads) <= {p.believes} else 'not it',
-                              'yes' if keeps(w) else 'no')
+                              'yes' if has_kept(w) else 'no')
             out.append(f'{name:<30}  {k:<20} {p.l2.total():>7} {p.right:>7}  {reads_it:<6}  '
                        f'{kept:<12}  {page(ran)}, L2 means {page(p.believes)}')
     return '\n'.join(out) + '\n'
 
 
-def keeps(w: Watch) -> bool:
+def has_kept(w: Watch) -> bool:
     """Has L1, since it wrote its own PAT, always run with that?"""
     pats = [p for _, p in w.bands['L1']]
     return (bool(pats) and pats[-1] in NAMES and NAMES[pats[-1]] == 'Linux'
@@ -210,29 +210,29 @@ def judge_view(report: ktap.Report, name: str, check: vmruns.Check) -> None:
 def judge_pats(report: ktap.Report, k: str, own: bool, w: Watch, log: str) -> None:
     """k: kernel and VMM, for people; own: L2 runs with its own PAT from the first VMRUN on, else
     with that of L1 whatever it wrote"""
-    wrong, phases = [], w.phases[:1 + len(PATS)]
+    faults, phases = [], w.phases[:1 + len(PATS)]
     for p in phases:
         want = p.l2.total() if own else 0
         if not p.l2 or p.right != want or set(p.reads) - {p.believes}:
-            wrong.append(f'{p.name}: of {p.l2.total()} VMRUNs {p.right} had {p.believes}, '
+            faults.append(f'{p.name}: of {p.l2.total()} VMRUNs {p.right} had {p.believes}, '
                          f'{want} must; RDMSR: {" ".join(p.reads) or "-"}')
     if [p.name for p in phases] != ['start', *PATS]:
-        wrong.append(f'L2 wrote {" ".join(p.name for p in phases[1:]) or "nothing"}')
+        faults.append(f'L2 wrote {" ".join(p.name for p in phases[1:]) or "nothing"}')
     figures = f'{sum(p.right for p in phases)} of {sum(p.l2.total() for p in phases)} VMRUNs'
     report.item(
-        not wrong, f'{k}: L2 runs with {"the PAT that it has" if own else "the PAT of L1 always"}',
-        wrong[0] if wrong else f'{figures} had the PAT that L2 reads')
-    report.item(keeps(w), f'{k}: L1 keeps its PAT',
+        not faults, f'{k}: L2 runs with {"the PAT that it has" if own else "the PAT of L1 always"}',
+        faults[0] if faults else f'{figures} had the PAT that L2 reads')
+    report.item(has_kept(w), f'{k}: L1 keeps its PAT',
                 ' '.join(dict.fromkeys(p for _, p in w.bands['L1'])))
     works = 'memory is wrong' not in log and bool(re.search('L2 (is done|goes on)', log))
     report.item(works, f'{k}: L2 works', f'{log.count("memory is right")} checksums')
 
 
-def pats(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
-    them = vmms()
-    machine = Machine(base, of, them, ':'.join(PATS))
+def run_pats(base: Base, kernel_of: dict[str, Kernel], report: ktap.Report) -> str:
+    vmms = find_vmms()
+    machine = Machine(base, kernel_of, vmms, ':'.join(PATS))
     seen = {}
-    for k, v in ((k, v) for k in of for v in them):
+    for k, v in ((k, v) for k in kernel_of for v in vmms):
         name = f'{k}, {v.name}'
         seen[name], check, log = machine.run(k, f'stack-{k}-{v.name}', f'run:{v.name}', RESET)
         judge_pats(report, name, has_own(k, v), seen[name], log)
@@ -240,7 +240,7 @@ def pats(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
             judge_view(report, f'{name}: VMRUNs', check)
     put(base.results / 'stack.svg',
         svg({f'{base.name}, {name} QEMU': w for name, w in seen.items()}, NAMES))
-    return table(seen)
+    return format_table(seen)
 
 
 # ---- migration ----
@@ -290,12 +290,12 @@ class Move:
         return has_own(self.restorer, self.to) and not self.lost(guest)
 
 
-def reads(text: str) -> list[tuple[int, str, str]]:
+def parse_reads(text: str) -> list[tuple[int, str, str]]:
     lines = re.findall(r'^# stack: L2 (\d+) reads (\S+), memory is (\w+)$', text, re.M)
     return [(int(n), pat, memory) for n, pat, memory in lines]
 
 
-def moved(watch: Watch, log: str, how: str) -> list[Moved]:
+def parse_moves(watch: Watch, log: str, how: str) -> list[Moved]:
     """Of each "restored" in the log; what L2 said comes when that QEMU has ended"""
     parts = re.split(r'^# stack: restored ', log, flags=re.M)[1:]
     phases = [p for p in watch.phases if p.name != 'start' and p.name not in PATS]
@@ -304,11 +304,11 @@ def moved(watch: Watch, log: str, how: str) -> list[Moved]:
         who, _, flags, _, g_pat = part.split('\n')[0].split()[:5]
         end = re.search(r'^# stack: end flags \S+ g_pat (\S+)', part, re.M)
         result.append(Moved(who, how, flags, g_pat, end[1] if end else '', phase,
-                            reads(part.rpartition('L2 goes on')[2])))
+                            parse_reads(part.rpartition('L2 goes on')[2])))
     return result
 
 
-def wrong(m: Moved, move: Move, last: bool = True) -> str:
+def find_fault(m: Moved, move: Move, last: bool = True) -> str:
     """What is not as it must be: QEMU carries vmcb_pa only, so that on the series L2 has L1's PAT
     until L1 runs (which is at once, if an interrupt is pending), and then its own; one that asks
     for L2's PAT carries it; stock has one PAT.
@@ -334,7 +334,7 @@ def wrong(m: Moved, move: Move, last: bool = True) -> str:
     return f'L2 reads {bad[0]}' if bad else ''
 
 
-def line(m: Moved) -> str:
+def format_move(m: Moved) -> str:
     p = m.phase
     return (f'{m.how:<32}  {m.who:<15}  {m.flags:>5}  {p.first.total():>6}, {p.first[CARRIED]:>4}  '
             f'{p.l2.total():>6}, {p.right:>6}  {m.g_pat:<16}  {m.end:<16}  {len(m.reads):>3}')
@@ -347,35 +347,36 @@ that; and with L2's PAT
 {"vmcb12.g_pat":<16}  {"in the end":<16}  L2 counts'''
 
 
-def file(base: Base, of: dict[str, Kernel], report: ktap.Report,
+def run_file(base: Base, kernel_of: dict[str, Kernel], report: ktap.Report,
          states: tuple[str, ...] = ('guest', 'host')) -> str:
-    them = with_older(vmms('installed newest'))
-    machine = Machine(base, of, them, f'{CARRIED}:on')
-    every = [(a, b, state) for i, a in enumerate(them) for b in them[i:]	# none goes back
+    vmms = add_older(find_vmms('installed newest'))
+    machine = Machine(base, kernel_of, vmms, f'{CARRIED}:on')
+    every = [(a, b, state) for i, a in enumerate(vmms) for b in vmms[i:]	# none goes back
              if a.machine == b.machine for state in states]
     out = []
-    for saver in of:
+    for saver in kernel_of:
         machine.run(saver, f'stack-save-{saver}',
-                    f'save:{"/".join(states)}:{":".join(v.name for v in them)}', RESET, len(them))
-        for restorer in of:
+                    f'save:{"/".join(states)}:{":".join(v.name for v in vmms)}', RESET, len(vmms))
+        for restorer in kernel_of:
             watch, _, log = machine.run(
                 restorer, f'stack-{saver}-{restorer}',
                 'restore:' + ':'.join(f'{b.name}-{a.name}-{state}' for a, b, state in every),
                 CARRIED, len(every))
             ends = re.findall(r'^# stack: (restored|refused) \S+?(?:: (.*)| flags .*)$', log, re.M)
-            arrived = iter(moved(watch, log, ''))
+            arrived = iter(parse_moves(watch, log, ''))
             for (a, b, state), (end, reason) in zip_longest(every, ends, fillvalue=('', '')):
                 if not state:
                     break
                 move, how, who = (Move(saver, a, restorer, b),
                                   f'{saver} -> {restorer}, {b.name}', f'{a.name}-{state}')
                 m = next(arrived) if end == 'restored' else None
-                out.append(line(m._replace(how=how)) if m else f'{how:<32}  {who:<15}  {end}')
+                out.append(format_move(m._replace(how=how)) if m
+                           else f'{how:<32}  {who:<15}  {end}')
                 if move.refused and state == 'guest':
                     why = ('' if end == 'refused' and REFUSAL in reason
                            else f'is not refused: {reason}')
                 else:
-                    why = wrong(m, move) if m else f'is not restored: {reason}'
+                    why = find_fault(m, move) if m else f'is not restored: {reason}'
                 report.item(not why, f'{how}, saved by {who}', why or 'as it must be')
     return '\n'.join([HEAD, *out]) + '\n'
 
@@ -384,13 +385,13 @@ def over_socket(report: ktap.Report, move: Move, seen: tuple[Watch, vmruns.Check
                 count: int) -> list[str]:
     watch, check, log = seen
     name = f'{move.saver}, to {move.to.name}'
-    them = moved(watch, log, name)
+    arrivals = parse_moves(watch, log, name)
     # From the second one on, the QEMU that the first one went to is the one that it comes from
-    moves = [move, *[replace(move, by=move.to)] * len(them)]
-    bad = [f'number {i}: {why}' for i, m in enumerate(them, 1)
-           if (why := wrong(m, moves[i - 1], i == len(them)))]
-    bad += [f'{len(them)} of {count} migrations'] if len(them) != count else []
-    numbers = [n for n, _, _ in reads(log)]
+    moves = [move, *[replace(move, by=move.to)] * len(arrivals)]
+    bad = [f'number {i}: {why}' for i, m in enumerate(arrivals, 1)
+           if (why := find_fault(m, moves[i - 1], i == len(arrivals)))]
+    bad += [f'{len(arrivals)} of {count} migrations'] if len(arrivals) != count else []
+    numbers = [n for n, _, _ in parse_reads(log)]
     counted = [*map(int, re.findall(r' counted (\d+)$', log, re.M)), len(numbers)]
     bad += (['L2 lost count'] if numbers != list(range(1, len(numbers) + 1))
             or counted != sorted(set(counted)) else [])
@@ -398,29 +399,29 @@ def over_socket(report: ktap.Report, move: Move, seen: tuple[Watch, vmruns.Check
                 bad[0] if bad else f'L2 counts, to {len(numbers)}')
     if has_own(move.restorer, move.to):
         judge_view(report, f'{check.label}: VMRUNs', check)
-    return [line(m) for m in them]
+    return [format_move(m) for m in arrivals]
 
 
-def socket(base: Base, of: dict[str, Kernel], report: ktap.Report, count: int) -> str:
-    them = vmms('installed newest')
+def run_socket(base: Base, kernel_of: dict[str, Kernel], report: ktap.Report, count: int) -> str:
+    vmms = find_vmms('installed newest')
     off = [replace(v, name='off', cpu=f'host,{PROPERTY}=off', asks=False)
-           for v in them[-1:] if v.asks]
-    machine = Machine(base, of, them + off, f'{CARRIED}:on')
+           for v in vmms[-1:] if v.asks]
+    machine = Machine(base, kernel_of, vmms + off, f'{CARRIED}:on')
     out = []
-    a, b = them[0], them[-1]
+    a, b = vmms[0], vmms[-1]
     if a.machine != b.machine:		# they have no machine type in common that asks
         raise Fatal(f'VMM={a.name} and {b.name}: no migration, '
                     f'as the first one knows no {PROPERTY}')
-    for k in of:
+    for k in kernel_of:
         seen = machine.run(k, f'stack-socket-{k}', f'socket:{a.name}:{b.name}:{count}', RESET,
                            1 + count // 5)
         out += over_socket(report, Move(k, a, k, b), seen, count)
         if off and KINDS[k] == 'asked':
-            out.append(not_taken(report, machine, Move(k, b, k, off[0])))
+            out.append(judge_refusal(report, machine, Move(k, b, k, off[0])))
     return '\n'.join([HEAD, *out]) + '\n'
 
 
-def not_taken(report: ktap.Report, machine: Machine, move: Move) -> str:
+def judge_refusal(report: ktap.Report, machine: Machine, move: Move) -> str:
     """One QEMU that asks, and one that was told not to"""
     log = machine.run(move.saver, f'stack-refuse-{move.saver}',
                       f'refuse:{move.by.name}:{move.to.name}', RESET)[2]
@@ -431,22 +432,22 @@ def not_taken(report: ktap.Report, machine: Machine, move: Move) -> str:
     return f'{move.saver}, {PROPERTY}=off{"":<3}  refused: {reason[1] if reason else "no"}'
 
 
-def short(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
-    (k, _), v = list(of.items())[-1], vmms()[0]
-    machine = Machine(base, of, [v], ':'.join([*PATS, 'on']))
+def run_short(base: Base, kernel_of: dict[str, Kernel], report: ktap.Report) -> str:
+    (k, _), v = list(kernel_of.items())[-1], find_vmms()[0]
+    machine = Machine(base, kernel_of, [v], ':'.join([*PATS, 'on']))
     watch, check, log = machine.run(k, 'stack-short', f'socket:{v.name}:{v.name}:1', RESET, 2)
     judge_pats(report, k, has_own(k, v), watch, log)
-    return '\n'.join([table({k: watch}), HEAD,
+    return '\n'.join([format_table({k: watch}), HEAD,
                       *over_socket(report, Move(k, v, k, v), (watch, check, log), 1)]) + '\n'
 
 
 # ---- two CPUs ----
 
-def smp(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
-    v = vmms()[0]
-    machine = Machine(base, of, [v], ':'.join(PATS))
+def run_smp(base: Base, kernel_of: dict[str, Kernel], report: ktap.Report) -> str:
+    v = find_vmms()[0]
+    machine = Machine(base, kernel_of, [v], ':'.join(PATS))
     out = [vcpus.HEAD]
-    for k in of:
+    for k in kernel_of:
         watch, own = vcpus.Watch(), has_own(k, v)
         _, check, log = machine.run(k, f'stack-smp-{k}', f'run:{v.name}:2', RESET, 4, watch.feed)
         vcpus.judge(report, k, own, watch, PATS)
@@ -460,22 +461,24 @@ def smp(base: Base, of: dict[str, Kernel], report: ktap.Report) -> str:
 
 # ---- tests of others ----
 
-def suite(base: Base, of: dict[str, Kernel], report: ktap.Report, path: Path) -> str:
+def run_suite(base: Base, kernel_of: dict[str, Kernel], report: ktap.Report, path: Path) -> str:
     """They say the same on each kernel"""
-    v, runs, files = vmms()[0], suites.runs_of(path), {}
+    v, runs, files = find_vmms()[0], suites.runs_of(path), {}
     for r in runs:
         files[r.program.name] = r.program
         if r.program.suffix == '.flat':
             files[f'{r.name}.options'] = base.b / f'stack/{r.name}.options'
             put(files[f'{r.name}.options'],
                 shlex.join(['-kernel', f'/room/{r.program.name}', *r.options]))
-    machine = Machine(base, of, [v], 'on', files)
-    what = ':'.join(['suite', v.name, *(r.name for r in runs)])
-    said = {k: suites.sections(machine.run(k, f'stack-suite-{k}', what, RESET, 2 * len(runs))[2])
-            for k in of}
+    machine = Machine(base, kernel_of, [v], 'on', files)
+    command = ':'.join(['suite', v.name, *(r.name for r in runs)])
+    printed = {}
+    for k in kernel_of:
+        log = machine.run(k, f'stack-suite-{k}', command, RESET, 2 * len(runs))[2]
+        printed[k] = suites.sections(log)
     out = []
     for r in runs:
-        logs = {k: said[k].get(r.name, '') for k in of}
+        logs = {k: printed[k].get(r.name, '') for k in kernel_of}
         sums = {k: suites.summary(log) for k, log in logs.items()}
         differ = suites.difference(*logs.values())
         report.item(not differ, f'{r.name} says the same on each',
@@ -501,27 +504,29 @@ def prepare() -> Base:
 
 
 def main(args: list[str]) -> int:
-    what = args[0] if args else ''
-    if what == 'xen':
+    part_wanted = args[0] if args else ''
+    if part_wanted == 'xen':
         from proof import xen
         return xen.main(args[1:])
-    path = Path(what).expanduser()
-    if len(args) > 1 or what not in ('', *PARTS) and not path.exists():
+    path = Path(part_wanted).expanduser()
+    if len(args) > 1 or part_wanted not in ('', *PARTS) and not path.exists():
         raise Fatal(f'usage: stack [{"|".join(PARTS)}] [VMM=...]')
     base = prepare()
-    of = kernels_of(base)
+    kernel_of = kernels_of(base)
     report = ktap.Report(base.results / 'stack.ktap')
-    parts = {'pats': lambda: pats(base, of, report), 'file': lambda: file(base, of, report),
-             'socket': lambda: socket(
-                 base, of, report, 10 if 'asked' in (KINDS[k] for k in of) else 2),
-             'each': lambda: file(
-                 base, with_kernels_of([*opt_ins(base), mainline()], base), report, ('guest',)),
-             'soak': lambda: socket(base, dict([*of.items()][-1:]), report, 20),
-             'short': lambda: short(base, of, report), 'smp': lambda: smp(base, of, report)}
+    parts = {'pats': lambda: run_pats(base, kernel_of, report),
+             'file': lambda: run_file(base, kernel_of, report),
+             'socket': lambda: run_socket(
+                 base, kernel_of, report, 10 if 'asked' in (KINDS[k] for k in kernel_of) else 2),
+             'each': lambda: run_file(
+                 base, add_kernels_of([*opt_ins(base), mainline()], base), report, ('guest',)),
+             'soak': lambda: run_socket(base, dict([*kernel_of.items()][-1:]), report, 20),
+             'short': lambda: run_short(base, kernel_of, report),
+             'smp': lambda: run_smp(base, kernel_of, report)}
     texts = []
-    for part in [what] if what else PARTS[:3]:
+    for part in [part_wanted] if part_wanted else PARTS[:3]:
         report.group(part)
-        texts.append(parts[part]() if part in parts else suite(base, of, report, path))
+        texts.append(parts[part]() if part in parts else run_suite(base, kernel_of, report, path))
     shutil.rmtree(base.b / 'stack')
     text = '\n'.join(texts)
     put(base.results / 'stack.txt', text)

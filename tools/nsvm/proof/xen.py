@@ -9,7 +9,7 @@ one      its dom0, a program of ours (machine/xen-guest.c), writes the PATs of o
 two      Debian's kernel as dom0 has xl start two guests, each of which writes its own PAT, and
          then save and restore the first one (machine/xen-dom0)
 moved    QEMU saves Xen with a running guest on the stock kernel, and restores it on the series, and
-         on the opt-in of it, whose quirk this QEMU leaves enabled
+         on the opt-in kernel_of it, whose quirk this QEMU leaves enabled
 carried  a QEMU that asks for L2's PAT and carries it (VMM=patched) saves Xen with a running guest
          on each kernel, mainline's included, and restores it on each; and migrates it over a socket
          ten times on those that have to be asked
@@ -63,7 +63,7 @@ Seen = tuple[Watch, Check, str]
 
 # ---- what runs ----
 
-def unpacked(suite: str) -> Path:
+def unpack_xen(suite: str) -> Path:
     version = VERSIONS[suite]
     return debian.root(suite, f'xen-{version}', [f'xen-hypervisor-{version}-amd64'])
 
@@ -71,14 +71,14 @@ def unpacked(suite: str) -> Path:
 class L1(stack.Machine):
     """Boots of L0 with a Xen in the room"""
 
-    def __init__(self, base: Base, of: dict[str, Kernel], suite: str,
+    def __init__(self, base: Base, kernel_of: dict[str, Kernel], suite: str,
                  settings: tuple[str, str, str], more: dict[str, Path],
                  v: stack.Vmm = INSTALLED) -> None:
         """settings: megabytes, modules with their command lines, command line; more: files beside
         it"""
-        self.base, self.of, self.dir = base, of, base.b / 'xen'
+        self.base, self.kernel_of, self.dir = base, kernel_of, base.b / 'xen'
         self.dir.mkdir(exist_ok=True)
-        packed = unpacked(suite) / f'boot/xen-{VERSIONS[suite]}-amd64.gz'
+        packed = unpack_xen(suite) / f'boot/xen-{VERSIONS[suite]}-amd64.gz'
         (self.dir / 'xen').write_bytes(gzip.decompress(packed.read_bytes()))
         put(self.dir / 'xen.settings', ''.join(f'{line}\n' for line in settings))
         put(self.dir / f'{v.name}.vmm', v.settings(v.name))
@@ -86,7 +86,7 @@ class L1(stack.Machine):
         self.room = levels.make({v.name: v.root}, {**files, **more}, self.dir / 'room')
 
 
-def guest(base: Base) -> Path:
+def build_guest(base: Base) -> Path:
     to = base.b / 'xen/xen-guest'
     to.parent.mkdir(exist_ok=True)
     jobs.step('XEN', base.logs / 'xen-guest.log', 'the guest',
@@ -95,12 +95,12 @@ def guest(base: Base) -> Path:
     return to
 
 
-def with_guest(base: Base, of: dict[str, Kernel], suite: str, does: str,
+def with_guest(base: Base, kernel_of: dict[str, Kernel], suite: str, does: str,
                v: stack.Vmm = INSTALLED) -> L1:
     """Our guest is dom0"""
-    return L1(base, of, suite,
+    return L1(base, kernel_of, suite,
               ('384', f'xen-guest {does}', f'{CONSOLE} dom0=pvh dom0-iommu=none dom0_mem=64M'),
-              {'xen-guest': guest(base)}, v)
+              {'xen-guest': build_guest(base)}, v)
 
 
 class Dom0(Kernel):
@@ -141,7 +141,7 @@ def utilities(suite: str) -> list[Path]:
             root / 'lib64/ld-linux-x86-64.so.2']
 
 
-def with_linux(base: Base, of: dict[str, Kernel], suite: str) -> L1:
+def with_linux(base: Base, kernel_of: dict[str, Kernel], suite: str) -> L1:
     """Linux is dom0, our guest that of xl"""
     d = base.b / 'xen/dom0'
     shutil.rmtree(d, ignore_errors=True)
@@ -149,10 +149,10 @@ def with_linux(base: Base, of: dict[str, Kernel], suite: str) -> L1:
     vmlinuz = linux(base, d)
     words = ':'.join([VERSIONS[suite], FIRST, SECOND])
     dom0 = Dom0(d, 'dom0')
-    files = [guest(base), *utilities(suite)]
+    files = [build_guest(base), *utilities(suite)]
     job = boot.make_job(dom0, place.lab / 'machine', [f'xen-dom0:{words}'], files, limit=9999)
     boot.make_initrd(dom0, d / 'initrd', job)
-    return L1(base, of, suite,
+    return L1(base, kernel_of, suite,
               ('704', 'vmlinuz console=hvc0 panic=-1 mitigations=off loglevel=4 nowatchdog '
                'tsc=reliable,/room/dom0', f'{CONSOLE} {FOR_DOM0}'),
               {'vmlinuz': vmlinuz, 'dom0': d / 'initrd'})
@@ -176,7 +176,7 @@ def run(machine: L1, k: str, label: str, ended: Callable[[Seen], bool], l1s: int
 
 # ---- verdicts: with which PATs each VMCB was run, one after the other ----
 
-def named(pats: list[str]) -> str:
+def name_pats(pats: list[str]) -> str:
     return ' > '.join(NAMED.get(p, p) for p in pats) or 'nothing'
 
 
@@ -203,11 +203,11 @@ def judge(report: ktap.Report, title: str, k: str, w: Watch, wrote: list[list[st
     xen, guests = expected(own, wrote)
     seen = [w.guests[name] for name in w.guests if not name.startswith('restored')]
     how = 'keeps its PAT' if own else "runs with its guests' PATs"
-    report.item(of_xen(w) == xen, f'{title}, {k}: Xen {how}', named(of_xen(w)))
+    report.item(of_xen(w) == xen, f'{title}, {k}: Xen {how}', name_pats(of_xen(w)))
     for n, must in enumerate(guests):
         pats = seen[n] if n < len(seen) else []
         how = 'its own PAT' if own else 'the PAT that was written last, by whom ever'
-        report.item(pats == must, f'{title}, {k}: guest {n + 1} has {how}', named(pats))
+        report.item(pats == must, f'{title}, {k}: guest {n + 1} has {how}', name_pats(pats))
     if len(seen) > len(guests):
         report.item(False, f'{title}, {k}: guests', f'{len(seen)}')
 
@@ -218,25 +218,25 @@ def rows(title: str, k: str, w: Watch) -> list[str]:
               if not name.startswith('restored')}
     again = restored(w)
     guests |= {'guest 1, restored': again} if again else {}
-    return [f'{title:<20}  {k:<6}  {who:<17}  {named(pats)}'
+    return [f'{title:<20}  {k:<6}  {who:<17}  {name_pats(pats)}'
             for who, pats in {'Xen': of_xen(w), **guests}.items()]
 
 
 def restored(w: Watch) -> list[str]:
     """The PATs of the first of two guests, after it was restored"""
     second = [*w.guests][1:2]
-    found = [pats for name, pats in w.guests.items()
+    of_first = [pats for name, pats in w.guests.items()
              if name.startswith('restored') and name.split()[-1] not in second]
-    return found[0] if found else []
+    return of_first[0] if of_first else []
 
 
 # ---- the parts ----
 
-def one(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) -> list[str]:
+def run_one(base: Base, kernel_of: dict[str, Kernel], report: ktap.Report, suite: str) -> list[str]:
     """A dom0 of ours"""
     title, out = f'Xen {VERSIONS[suite]}', []
-    machine = with_guest(base, of, suite, ' '.join(PATS))
-    for k in of:
+    machine = with_guest(base, kernel_of, suite, ' '.join(PATS))
+    for k in kernel_of:
         seen = run(machine, k, f'xen-{VERSIONS[suite]}-{k}',
                    lambda seen: 'L2 is done' in seen[2], 2)
         if not seen:
@@ -259,12 +259,12 @@ def has_ended(seen: Seen) -> bool:
     return bool(restored(seen[0])) and seen[2].count('Xen would save') == 2
 
 
-def two_of(base: Base, of: dict[str, Kernel], report: ktap.Report,
+def two_of(base: Base, kernel_of: dict[str, Kernel], report: ktap.Report,
            suite: str) -> tuple[list[str], dict[str, Watch]]:
     """The rows and the pictures of one Xen"""
     title, out, panels = f'Xen {VERSIONS[suite]}, two VMs', [], {}
-    machine = with_linux(base, of, suite)
-    for k in of:
+    machine = with_linux(base, kernel_of, suite)
+    for k in kernel_of:
         seen = run(machine, k, f'xen-two-{VERSIONS[suite]}-{k}', has_ended, 5)
         if not seen or not has_ended(seen):
             report.item('skip', f'{title}, {k}', f'dom0 did not come to its end in {TRIES} boots')
@@ -272,22 +272,22 @@ def two_of(base: Base, of: dict[str, Kernel], report: ktap.Report,
         (w, _, log), own = seen, has_own(k)
         judge(report, title, k, w, [[FIRST], [SECOND]])
         saved = re.findall('Xen would save of [a-z]+ PAT ([0-9a-f]{16})', log)
-        saved_names = named(saved).replace('>', 'and')
+        saved_names = name_pats(saved).replace('>', 'and')
         report.item(saved == ([FIRST, SECOND] if own else [RESET, RESET]),
                     f'{title}, {k}: xl would save {"what each has" if own else "what none has"}',
                     saved_names)
         report.item(restored(w) == [FIRST if own else SECOND],
-                    f'{title}, {k}: guest 1, saved and restored by xl', named(restored(w)))
+                    f'{title}, {k}: guest 1, saved and restored by xl', name_pats(restored(w)))
         out += [*rows(title, k, w), f'{title:<20}  {k:<6}  {"xl would save":<17}  {saved_names}']
         panels[f'Xen {VERSIONS[suite]}, {k}'] = w
     return out, panels
 
 
-def two(base: Base, of: dict[str, Kernel], report: ktap.Report) -> list[str]:
+def run_two(base: Base, kernel_of: dict[str, Kernel], report: ktap.Report) -> list[str]:
     """Two guests, on each Xen"""
     out, panels = [], {}
     for suite in VERSIONS:
-        its_rows, its_panels = two_of(base, of, report, suite)
+        its_rows, its_panels = two_of(base, kernel_of, report, suite)
         out += its_rows
         panels |= its_panels
     if panels:
@@ -297,7 +297,7 @@ def two(base: Base, of: dict[str, Kernel], report: ktap.Report) -> list[str]:
     return out
 
 
-def wrong(m: stack.Moved, own: bool) -> str:
+def find_fault(m: stack.Moved, own: bool) -> str:
     """What is not as it must be, of a Xen that came from the stock kernel, where L2's PAT is in
     hPAT only.  own: L2 has that until it exits to L1, and then what Xen set up in vmcb12; else L1
     and L2 go on sharing it"""
@@ -307,45 +307,47 @@ def wrong(m: stack.Moved, own: bool) -> str:
     if (m.g_pat, m.end) != (RESET, RESET):
         return f'vmcb12.g_pat is {m.g_pat}, and {m.end} in the end'
     if set(m.phase.first) - {CARRIED} or set(m.phase.l1) != {CARRIED}:
-        return f'before L1 ran {named([*m.phase.first])}; L1 runs with {named([*m.phase.l1])}'
+        return (f'before L1 ran {name_pats([*m.phase.first])}; '
+                f'L1 runs with {name_pats([*m.phase.l1])}')
     if set(m.phase.l2) != {after}:
-        return f'L2 runs with {named([*m.phase.l2])}'
+        return f'L2 runs with {name_pats([*m.phase.l2])}'
     bad = [f'{n}: {pat}, {memory}' for n, pat, memory in m.reads[1:]
            if (pat, memory) != (after, 'right')]
     return f'L2 reads {bad[0]}' if bad else 'L2 says nothing' if len(m.reads) < 3 else ''
 
 
-def moved(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) -> list[str]:
+def run_moved(base: Base, kernel_of: dict[str, Kernel], report: ktap.Report,
+              suite: str) -> list[str]:
     """Of the whole Xen"""
-    if 'stock' not in of:
+    if 'stock' not in kernel_of:
         raise Fatal(f'moved: {base.name} is no base with a stock kernel')
-    machine = with_guest(base, of, suite, f'{CARRIED} on')
+    machine = with_guest(base, kernel_of, suite, f'{CARRIED} on')
     machine.run('stock', 'xen-save', 'save:guest:installed', RESET, 2)
     out = ['', 'Moved by QEMU while a guest runs']
-    for k in [k for k in of if k in ('series', 'opt-in')]:
+    for k in [k for k in kernel_of if k in ('series', 'opt-in')]:
         w, _, log = machine.run(k, f'xen-moved-{k}', 'restore:installed-installed-guest',
                                 CARRIED, 2)
-        found = stack.moved(w, log, f'stock -> {k}')
-        why = wrong(found[0], has_own(k)) if found else 'not restored'
+        moves = stack.parse_moves(w, log, f'stock -> {k}')
+        why = find_fault(moves[0], has_own(k)) if moves else 'not restored'
         does = 'the guest loses its PAT for good' if has_own(k) else 'the guest keeps its PAT'
         report.item(not why, f'Xen {VERSIONS[suite]}, stock -> {k}: {does}', why)
-        for m in found:
-            out.append(f'{m.how:<16}  wrote {named([CARRIED])}; '
-                       f'ran with {named([*m.phase.first])}, '
-                       f'and once Xen ran with {named([*m.phase.l2])}; '
-                       f'reads {named(list(dict.fromkeys(pat for _, pat, _ in m.reads)))}; '
-                       f'Xen runs with {named([*m.phase.l1])}')
+        for m in moves:
+            out.append(f'{m.how:<16}  wrote {name_pats([CARRIED])}; '
+                       f'ran with {name_pats([*m.phase.first])}, '
+                       f'and once Xen ran with {name_pats([*m.phase.l2])}; '
+                       f'reads {name_pats(list(dict.fromkeys(pat for _, pat, _ in m.reads)))}; '
+                       f'Xen runs with {name_pats([*m.phase.l1])}')
     return out
 
 
-def not_carried(m: stack.Moved, shared: bool) -> str:
+def find_fault_if_carried(m: stack.Moved, shared: bool) -> str:
     """What is not as it must be, where L2 keeps its PAT.  shared: L1 has had the same one since
     before"""
     ran, mine = {*m.phase.first, *m.phase.l2}, CARRIED if shared else XEN
     if m.flags == 'none' or not int(m.flags, 16) & 1:
         return f'L2 was not active: nested state has flags {m.flags}'
     if ran != {CARRIED} or {*m.phase.l1} - {mine}:
-        return f'L2 runs with {named([*ran])}, Xen with {named([*m.phase.l1])}'
+        return f'L2 runs with {name_pats([*ran])}, Xen with {name_pats([*m.phase.l1])}'
     bad = [f'{n}: {pat}, {memory}' for n, pat, memory in m.reads[1:]
            if (pat, memory) != (CARRIED, 'right')]
     return f'L2 reads {bad[0]}' if bad else ''
@@ -357,39 +359,42 @@ def restored_on(w: Watch, log: str, move: stack.Move) -> tuple[str, str]:
     if refusal or move.refused:
         right = refusal and move.refused and stack.REFUSAL in refusal[1]
         return 'is refused', '' if right else refusal[1] if refusal else 'it is not'
-    them = stack.moved(w, log, '')
-    if not them:
+    arrivals = stack.parse_moves(w, log, '')
+    if not arrivals:
         return 'is restored', 'it is not'
     if stack.KINDS[move.saver] == 'shared' and stack.KINDS[move.restorer] != 'asked':
         own = stack.has_own(move.restorer, move.to)
-        return 'loses its PAT' if own else 'shares its PAT', wrong(them[0], own)
-    return 'keeps its PAT', not_carried(them[0], stack.KINDS[move.saver] == 'shared')
+        return 'loses its PAT' if own else 'shares its PAT', find_fault(arrivals[0], own)
+    return 'keeps its PAT', find_fault_if_carried(arrivals[0], stack.KINDS[move.saver] == 'shared')
 
 
-def carried(base: Base, of: dict[str, Kernel], report: ktap.Report, suite: str) -> list[str]:
-    v = stack.vmms()[0]
+def run_carried(base: Base, kernel_of: dict[str, Kernel], report: ktap.Report,
+                suite: str) -> list[str]:
+    v = stack.find_vmms()[0]
     if not v.asks:
         raise Fatal('carried: VMM= has to be a QEMU that asks for L2\'s PAT, such as patched')
-    machine, out = (with_guest(base, of, suite, f'{CARRIED} on', v),
+    machine, out = (with_guest(base, kernel_of, suite, f'{CARRIED} on', v),
                     ['', f'Moved by the {v.name} QEMU while a guest runs'])
-    for a in of:
+    for a in kernel_of:
         machine.run(a, f'xen-save-{a}', f'save:guest:{v.name}', RESET, 2)
-        for b in of:
+        for b in kernel_of:
             w, _, log = machine.run(b, f'xen-{a}-{b}', f'restore:{v.name}-{v.name}-guest',
                                     CARRIED, 2)
-            what, why = restored_on(w, log, stack.Move(a, v, b, v))
-            report.item(not why, f'{a} -> {b}: the guest {what}', why)
-            out.append(f'{a + " -> " + b:<22} the guest {what}{" NOT: " + why if why else ""}')
-    for k in (k for k in of if stack.KINDS[k] == 'asked'):
+            end, why = restored_on(w, log, stack.Move(a, v, b, v))
+            report.item(not why, f'{a} -> {b}: the guest {end}', why)
+            out.append(f'{a + " -> " + b:<22} the guest {end}{" NOT: " + why if why else ""}')
+    for k in (k for k in kernel_of if stack.KINDS[k] == 'asked'):
         w, _, log = machine.run(k, f'xen-socket-{k}', f'socket:{v.name}:{v.name}:{COUNT}', RESET, 3)
-        them = stack.moved(w, log, '')
-        bad = [f'{len(them)} of {COUNT}'] * (len(them) != COUNT)
-        bad += [why for m in them if m.who.endswith('guest') and (why := not_carried(m, False))]
-        bad += ['L2 lost its PAT'] * any({*m.phase.first, *m.phase.l2} != {CARRIED} for m in them)
+        arrivals = stack.parse_moves(w, log, '')
+        bad = [f'{len(arrivals)} of {COUNT}'] * (len(arrivals) != COUNT)
+        bad += [why for m in arrivals if m.who.endswith('guest')
+                and (why := find_fault_if_carried(m, False))]
+        if any({*m.phase.first, *m.phase.l2} != {CARRIED} for m in arrivals):
+            bad.append('L2 lost its PAT')
         report.item(not bad, f'{k}: {COUNT} over a socket, the guest keeps its PAT',
                     bad[0] if bad else '')
-        out.append(f'{k}: {len(them)} over a socket, '
-                   f'{sum(m.phase.l2.total() for m in them)} VMRUNs of the guest')
+        out.append(f'{k}: {len(arrivals)} over a socket, '
+                   f'{sum(m.phase.l2.total() for m in arrivals)} VMRUNs of the guest')
     return out
 
 
@@ -397,19 +402,20 @@ def main(args: list[str]) -> int:
     if args[1:] or args and args[0] not in PARTS:
         raise Fatal(f'usage: xen [{"|".join(PARTS)}]')
     base = stack.prepare()
-    of = stack.kernels_of(base)
+    kernel_of = stack.kernels_of(base)
     own = debian.codename() if debian.codename() in VERSIONS else [*VERSIONS][-1]
     report = ktap.Report(base.results / 'xen.ktap')
-    parts = {'one': lambda: [line for suite in VERSIONS for line in one(base, of, report, suite)],
-             'two': lambda: two(base, of, report),
-             'moved': lambda: moved(
-                 base, stack.with_kernels_of(stack.opt_ins(base), base), report, own),
-             'carried': lambda: carried(
-                 base, stack.with_kernels_of([*stack.opt_ins(base), mainline()], base),
+    parts = {'one': lambda: [line for suite in VERSIONS
+                             for line in run_one(base, kernel_of, report, suite)],
+             'two': lambda: run_two(base, kernel_of, report),
+             'moved': lambda: run_moved(
+                 base, stack.add_kernels_of(stack.opt_ins(base), base), report, own),
+             'carried': lambda: run_carried(
+                 base, stack.add_kernels_of([*stack.opt_ins(base), mainline()], base),
                  report, own),
-             'short': lambda: one(base, of, report, own)}
+             'short': lambda: run_one(base, kernel_of, report, own)}
     out = [f'{"":<20}  {"on":<6}  {"who":<17}  runs with the PATs of, one after the other']
-    for part in args or PARTS[:3 if 'stock' in of else 2]:
+    for part in args or PARTS[:3 if 'stock' in kernel_of else 2]:
         report.group(part)
         out += parts[part]()
     shutil.rmtree(base.b / 'xen')

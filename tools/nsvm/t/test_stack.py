@@ -38,11 +38,11 @@ SAID = '\n'.join([RESTORED[2:], '',
                   f'# stack: end flags 0100 g_pat {MINE}', ''])
 
 
-def wrong(kernel: str, *lines: str, said: str = SAID, by: str = '', vmm: stack.Vmm = PLAIN,
+def wrong(kernel: str, *lines: str, log_text: str = SAID, by: str = '', vmm: stack.Vmm = PLAIN,
           to: stack.Vmm | None = None) -> str:
     """Of a move by a VMM to that kernel, from it or from another one"""
-    them = stack.moved(watch(RESTORED, *lines, believes=MINE), said, '')
-    return stack.wrong(them[0], stack.Move(by or kernel, vmm, kernel, to or vmm))
+    them = stack.parse_moves(watch(RESTORED, *lines, believes=MINE), log_text, '')
+    return stack.find_fault(them[0], stack.Move(by or kernel, vmm, kernel, to or vmm))
 
 
 class Phases(unittest.TestCase):
@@ -50,7 +50,7 @@ class Phases(unittest.TestCase):
         w = watch(*ON_SERIES)
         self.assertEqual([(p.believes, p.l2.total(), p.right, dict(p.reads)) for p in w.phases],
                          [(RESET, 1, 1, {}), (MINE, 2, 2, {MINE: 1})])
-        self.assertTrue(stack.keeps(w))
+        self.assertTrue(stack.has_kept(w))
 
     def test_stock(self) -> None:
         w = watch(*(line.replace(f'b {MINE} 0', f'b {LINUX} 0').replace(
@@ -64,15 +64,15 @@ class Phases(unittest.TestCase):
         self.assertEqual([p.believes for p in w.phases], [RESET])
 
     def test_l1_loses_its_pat(self) -> None:
-        self.assertFalse(stack.keeps(watch(v('a', LINUX), v('a', MINE), v('a', LINUX))))
-        self.assertFalse(stack.keeps(watch(v('a', RESET))))
+        self.assertFalse(stack.has_kept(watch(v('a', LINUX), v('a', MINE), v('a', LINUX))))
+        self.assertFalse(stack.has_kept(watch(v('a', RESET))))
 
     def test_page(self) -> None:
         self.assertEqual([page(p) for p in (LINUX, MINE, RESET, '0001050600070406')],
                          ['WC', 'WB', 'WT', 'WT'])
         self.assertEqual((page(''), page('0007040600070206')), ('?', '?'))
 
-    def judged(self, own: bool, l2: str, said: str = '# stack: L2 is done',
+    def judged(self, own: bool, l2: str, log_text: str = '# stack: L2 is done',
                writes: int = 4) -> list[str]:
         """Verdicts if L2, whatever it wrote, or (with '') with that, runs with l2"""
         lines = [v('a', LINUX), v('b', l2 or RESET)]
@@ -80,7 +80,7 @@ class Phases(unittest.TestCase):
             lines += [f'M 1 0 b w 20 {pat}', v('a', LINUX), v('b', l2 or pat, '22')]
         with tempfile.TemporaryDirectory() as d, contextlib.redirect_stdout(io.StringIO()):
             report = ktap.Report(Path(d) / 'x')
-            stack.judge_pats(report, 'a kernel', own, watch(*lines), said)
+            stack.judge_pats(report, 'a kernel', own, watch(*lines), log_text)
         return [i.verdict for i in report.items]
 
     def test_judge(self) -> None:
@@ -125,11 +125,12 @@ class Migrations(unittest.TestCase):
 
     def test_from_shared(self) -> None:
         """To a kernel that is asked for it: L2 goes on with L1's, never with UC"""
-        said = SAID.replace(f'0100 g_pat {MINE}', f'0100 g_pat {LINUX}')
+        log_text = SAID.replace(f'0100 g_pat {MINE}', f'0100 g_pat {LINUX}')
         for kernel in 'opt-in', 'mainline':
             for l2, verdict in ((LINUX, ''), (MINE, '0 had'), ('0000000000000000', '0 had')):
                 lines = self.first, v('a', LINUX), v('b', l2)
-                self.assertIn(verdict, wrong(kernel, *lines, said=said, by='stock', vmm=ASKS))
+                self.assertIn(verdict, wrong(kernel, *lines, log_text=log_text, by='stock',
+                                             vmm=ASKS))
         self.assertEqual(wrong('series', self.first, *self.later, by='stock', vmm=ASKS), '')
 
     def test_refused(self) -> None:
@@ -141,12 +142,12 @@ class Migrations(unittest.TestCase):
                          [True, True, False, False, False, False])
 
     def test_older(self) -> None:
-        self.assertEqual([(v.name, v.machine, v.asks) for v in stack.with_older([PLAIN, ASKS])], [
+        self.assertEqual([(v.name, v.machine, v.asks) for v in stack.add_older([PLAIN, ASKS])], [
             ('installed', stack.OLD, False), ('older', stack.OLD, False), ('patched', 'pc', True)])
-        self.assertEqual(stack.with_older([PLAIN]), [PLAIN])
+        self.assertEqual(stack.add_older([PLAIN]), [PLAIN])
 
     def test_wrong(self) -> None:
-        for says, lines, said in (
+        for says, lines, log_text in (
                 ('before L1 ran 0 had', [v('b', MINE), *self.later], SAID),
                 ('of 2 VMRUNs', [self.first, *self.later, v('b', LINUX)], SAID),
                 ('did not run', [self.first], SAID),
@@ -162,7 +163,7 @@ class Migrations(unittest.TestCase):
                  SAID.replace(f'5 reads {MINE}', f'5 reads {LINUX}')),
                 ('reads 6: ', [self.first, *self.later],
                  SAID.replace('is right\n# stack: end', 'is wrong\n# stack: end'))):
-            self.assertIn(says, wrong('series', *lines, said=said))
+            self.assertIn(says, wrong('series', *lines, log_text=log_text))
 
 
 if __name__ == '__main__':

@@ -110,10 +110,12 @@ SAID = '\n'.join([f'# stack: restored installed-guest flags 0101 g_pat {RESET}',
 
 
 class Moved(unittest.TestCase):
-    def wrong(self, own: bool, first: str, l1: str, l2: str, reads: str, said: str = SAID) -> str:
-        w = watch([f'T {said.splitlines()[0]}', run('b', first), run('a', l1), run('b', l2)],
+    def wrong(self, own: bool, first: str, l1: str, l2: str, reads: str,
+              log_text: str = SAID) -> str:
+        w = watch([f'T {log_text.splitlines()[0]}', run('b', first), run('a', l1), run('b', l2)],
                   CARRIED)
-        return xen.wrong(stack.moved(w, said.replace('PAT', reads), 'stock -> x')[0], own)
+        moves = stack.parse_moves(w, log_text.replace('PAT', reads), 'stock -> x')
+        return xen.find_fault(moves[0], own)
 
     def test_right(self) -> None:
         self.assertEqual(self.wrong(True, CARRIED, CARRIED, RESET, RESET), '')

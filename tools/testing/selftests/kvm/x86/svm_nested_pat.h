@@ -106,6 +106,7 @@ static inline uint64_t run_until_report(int level)
 	case UCALL_ABORT:
 		REPORT_GUEST_ASSERT(uc);
 	default:
+		vcpu_dump(stderr, vcpu, 2);
 		TEST_FAIL("Unexpected exit: %s",
 			  exit_reason_str(vcpu->run->exit_reason));
 	}

@@ -130,6 +130,7 @@ static void *run_flipper(void *arg)
 	case UCALL_ABORT:
 		REPORT_GUEST_ASSERT(uc);
 	default:
+		vcpu_dump(stderr, flipper, 2);
 		TEST_FAIL("Unexpected exit of the second vCPU: %s",
 			  exit_reason_str(flipper->run->exit_reason));
 	}

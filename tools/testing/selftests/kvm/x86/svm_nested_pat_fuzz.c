@@ -603,6 +603,17 @@ static void mutate_save(struct vmcb_save_area *save)
 	save->rflags &= ~RFLAGS_TF;
 }
 
+/* What v7.0 and later drop, if it is reserved or not in the guest's CPUID */
+#define NESTED_CTL_GMET_ENABLE	BIT_ULL(3)
+#define INTERCEPTS_BY_CPUID	(BIT_ULL(INTERCEPT_SKINIT) | BIT_ULL(INTERCEPT_RDTSCP) | \
+				 BIT_ULL(INTERCEPT_XSETBV) | BIT_ULL(INTERCEPT_RDPRU))
+#define EVTINJ_RESERVED		GENMASK(30, 12)
+
+static bool has_changed(uint64_t was, uint64_t is, uint64_t droppable)
+{
+	return (was ^ is) & ~(shares_pat ? was & droppable : 0);
+}
+
 /* State that was set must come back. */
 static void check_round_trip(union blob *set)
 {
@@ -617,12 +628,12 @@ static void check_round_trip(union blob *set)
 
 	CHECK(set->nested.hdr.svm.vmcb_pa == last.nested.hdr.svm.vmcb_pa, "vmcb_pa changed");
 	CHECK(was->control.nested_cr3 == is->control.nested_cr3, "nCR3 changed");
-	/* Newer KVMs drop what is reserved, or not in the guest's CPUID. */
-	if (!shares_pat) {
-		CHECK(was->control.nested_ctl == is->control.nested_ctl, "nested_ctl changed");
-		CHECK(was->control.intercept == is->control.intercept, "intercepts changed");
-		CHECK(was->control.event_inj == is->control.event_inj, "event_inj changed");
-	}
+	CHECK(!has_changed(was->control.nested_ctl, is->control.nested_ctl, NESTED_CTL_GMET_ENABLE),
+	      "nested_ctl changed");
+	CHECK(!has_changed(was->control.intercept, is->control.intercept, INTERCEPTS_BY_CPUID),
+	      "intercepts changed");
+	CHECK(!has_changed(was->control.event_inj, is->control.event_inj, EVTINJ_RESERVED),
+	      "event_inj changed");
 	CHECK(was->control.intercept_exceptions == is->control.intercept_exceptions,
 	      "intercepted exceptions changed");
 	CHECK(was->control.tsc_offset == is->control.tsc_offset, "tsc_offset changed");

@@ -9,8 +9,8 @@ one of them must pass.
 MACHINE=bochs runs the tests on Bochs, one machine for each kernel, and once more with
 kvm_amd.nrips=0, because Bochs' CPU saves the next RIP and QEMU's does not.
 
-Results, in build/<base>/results: {base,series}.log, .console, .vmrun; run.ktap, results.json,
-junit.xml, view.txt, versions.txt; base.id: what the results of the stock kernel depend on.  Those
+Results, in build/<base>/results: {stock,series}.log, .console, .vmrun; run.ktap, results.json,
+junit.xml, view.txt, versions.txt; stock.id: what the results of the stock kernel depend on.  Those
 of Bochs begin with "bochs-".
 Exit status: 0 if on the series no case is "not ok" and its VMRUNs are right, and both kernels
 behaved.
@@ -30,7 +30,6 @@ from lib.settings import place, rel, settings
 from machine import bochs, boot, qemu
 from proof import report, vmruns
 from source import tree
-
 
 
 def halves(past: list[Case], tests: list[str]) -> list[list[str]]:
@@ -67,7 +66,7 @@ def cases(log: str) -> list[Case]:
 def both(base: Base, kernel: Kernel, label: str, tests: list[str]) -> None:
     """results/label.*: of the tests in the order in which they were asked for"""
     begin = time.monotonic()
-    past = ktap.cases(read(base.results / f'{label}.log') or read(base.results / 'base.log'))
+    past = ktap.cases(read(base.results / f'{label}.log') or read(base.results / 'stock.log'))
     groups = halves(past, tests) if jobs.workers() > 1 else [tests]
     for f in base.results.glob(f'{label}.*'):
         f.unlink()
@@ -102,13 +101,13 @@ def base_alone(base: Base, kernel: Kernel) -> int:
     tests_dir = selftests.build(base, selftests.NEIGHBOURS)
     tests = read(tests_dir / '.stamp').split()[1:]
     both(base, kernel, 'stock', tests)
-    results = ktap.cases(read(base.results / 'base.log'))
+    results = ktap.cases(read(base.results / 'stock.log'))
     put(base.results / 'run.ktap', ktap.nested({'stock': results}))
     for c in results:
         if not c.case:
             print(f'  {c.test:<32}  {c.verdict}{": " + c.reason if c.reason else ""}')
     if not any(c.verdict == 'ok' for c in results):
-        raise Fatal(f'no test passes (log: {rel(base.results)}/base.log)')
+        raise Fatal(f'no test passes (log: {rel(base.results)}/stock.log)')
     print(f'\n  There is no series in {rel(base.dir)}, and thus no verdict. {elapsed(begun)} in '
           'all; ' f'results: {rel(base.results)}/run.ktap')
     return 0
@@ -174,14 +173,14 @@ def main(args: list[str]) -> int:
     made_of = boot.result_id(kernel, [base.b / 'selftests' / t for t in tests])
 
     def run_base() -> None:
-        if read(result('base.id')) == made_of and result('base.log').exists():
-            at = time.localtime(result('base.log').stat().st_mtime)
+        if read(result('stock.id')) == made_of and result('stock.log').exists():
+            at = time.localtime(result('stock.log').stat().st_mtime)
             say('BOOT', f'stock: results of {time.strftime("%H:%M:%S", at)}, nothing that they '
                 'depend on has changed')
             return
-        result('base.id').unlink(missing_ok=True)
-        boots(base, kernel, f'{prefix}base', tests)
-        put(result('base.id'), made_of)
+        result('stock.id').unlink(missing_ok=True)
+        boots(base, kernel, f'{prefix}stock', tests)
+        put(result('stock.id'), made_of)
 
     def run_series() -> Kernel:
         series = kernels.series_kernel(base)

@@ -218,6 +218,9 @@ class Check:
     def ok(self) -> bool:
         return not self.errors and not self.why
 
+    def faulty_cases(self) -> set[str]:
+        return {e.case.partition(' ')[2] for e in self.errors}
+
     @property
     def figures(self) -> str:
         text = f'{self.vmruns} VMRUNs'
@@ -255,6 +258,13 @@ def check(lines: Iterable[str], label: str) -> Check:
     for line in lines:
         feed(line)
     return result
+
+
+def verdict(check: Check | None) -> tuple[bool | str, str]:
+    """Verdict of an item, and its figures or its first error; a skip if nothing was watched."""
+    if not check:
+        return 'skip', 'no QEMU that can load the plugin, or not emulated'
+    return check.ok, check.figures if check.ok else check.text().split('\n')[0]
 
 
 # ---- The checker itself ----

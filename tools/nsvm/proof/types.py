@@ -19,7 +19,6 @@ Exit status: 0 if all is as expected, 3 without Bochs.
 import re
 from dataclasses import dataclass, field
 from typing import Iterable, Iterator
-from xml.sax.saxutils import escape
 
 from kernel import kernels, selftests
 from kernel.kernels import Kernel
@@ -28,6 +27,7 @@ from lib.base import Base, put, read
 from lib.pat import combined, fields
 from lib.say import Fatal, say
 from lib.settings import place, rel
+from lib.svg import Picture
 from machine import bochs, boot, qemu
 from machine.bochs import Trace
 from proof import mutate
@@ -172,35 +172,28 @@ def table(base: list[Part], series: list[Part], mtrr: str = 'WB', cases: str = '
 
 def svg(base: list[Part], series: list[Part]) -> str:
     """With nested NPT: L2 with the PAT that L1 gave it, and L1 after L2 wrote its own"""
-    wide, tall, left, top = 44, 20, 250, 70
+    wide, tall, left, top = 48, 21, 250, 70
     shown = [(b, s) for b, s in rows(base, series)
              if (s.case[:13], s.kind) in (('npt_on.loaded', 'L2'), ('npt_on.writte', 'L1'))]
-    height = top + len(shown) * 3 * (tall + 1) + len(shown) * 12 + 20
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + 8 * wide + 20}" '
-           f'height="{height}" font-family="sans-serif" font-size="12">',
-           '<rect width="100%" height="100%" fill="#ffffff"/>',
-           '<text x="10" y="22" font-size="15">Memory types with nested NPT: L2 with a PAT from '
-           'L1, L1 after L2 wrote one</text>', '<text x="10" y="40" fill="#444444">What the CPU '
-           'used for accesses through each field of the PAT; framed: not what the PAT says</text>',
-           *(f'<text x="{left + i * wide + 18}" y="62">{i}</text>' for i in range(8))]
-    y = top
-    for b, s in shown:
+    case_tall = 3 * tall + 12
+    picture = Picture('Memory types of L1 and L2', left + 8 * wide + 20,
+                      top + len(shown) * case_tall + 20)
+    picture.heading('Memory types of L1 and L2 with nested NPT', 'What the CPU used for accesses '
+                    'through each field of the PAT; framed: not what the PAT says')
+    for i in range(8):
+        picture.text(left + i * wide + 20, 64, i, 'fill="#222"')
+    for y, (b, s) in zip(range(top, picture.height, case_tall), shown):
         must = [combined(f, 'WB') for f in fields(s.pat)]
-        for label, types in ((f'{s.kind}\'s PAT', fields(s.pat)), ('stock', b.types['WB']),
-                             ('series', s.types['WB'])):
-            first = label not in ('stock', 'series')
-            case = escape(s.case.removeprefix('npt_on.')) if first else ''
-            out.append(f'<text x="10" y="{y + 14}">{case}</text>'
-                       f'<text x="{left - 75}" y="{y + 14}">{escape(label)}</text>')
+        picture.text(16, y + 14, s.case.removeprefix('npt_on.'), 'fill="#222"')
+        for down, label, types in ((0, f"{s.kind}'s PAT", fields(s.pat)),
+                                   (tall, 'stock', b.types['WB']),
+                                   (2 * tall, 'series', s.types['WB'])):
+            picture.text(left - 75, y + down + 14, label, 'fill="#222"')
             for i, t in enumerate(types):
-                frame = '' if first or t == must[i] else ' stroke="#000000" stroke-width="3"'
-                out.append(f'<rect x="{left + i * wide + 2}" y="{y + 1}" width="{wide - 4}" '
-                           f'height="{tall - 2}" fill="{COLOURS.get(t, "#888888")}"{frame}/><text '
-                           f'x="{left + i * wide + wide / 2}" y="{y + 14}" text-anchor="middle" '
-                           f'fill="#ffffff">{escape(t)}</text>')
-            y += tall + 1
-        y += 12
-    return '\n'.join([*out, '</svg>']) + '\n'
+                frame = 'stroke="#000" stroke-width="3"' if down and t != must[i] else ''
+                picture.cell(left + i * wide + 2, y + down + 1, wide - 4, tall - 3, t,
+                             COLOURS.get(t, '#888'), frame)
+    return str(picture)
 
 
 def judge(report: ktap.Report, parts_of: dict[str, list[Part]], refused: dict[str, str]) -> None:

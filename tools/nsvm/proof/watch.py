@@ -9,10 +9,9 @@ import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from xml.sax.saxutils import escape
 
 from lib.pat import TYPES, combined
-from lib.svg import COLOURS, Names
+from lib.svg import Names, Picture, colours_of
 
 RESTORED = re.compile(r'T # stack: restored (\S+) flags (\S+) g_pat (\S+)')
 
@@ -108,50 +107,40 @@ class Watch:
 
 WIDTH, LEFT, TOP, TALL = 1200, 190, 92, 190
 ROWS = {'L1': 'L1 runs with', 'L2': 'L2 runs with', 'L2 reads': 'L2 wrote and reads'}
+# What stack says -> a letter below the picture
+MARKS = {'L1 is up': 'L1', 'L2 is up': 'L2', 'L2 writes': 'w', 'L2 is done': 'end'}
 
 
 def svg(panels: dict[str, Watch], names: Names, rows: dict[str, str] = ROWS) -> str:
-    """title -> what was seen, one above the other, time to the right; rows: three bands"""
-    out: list[str] = []
+    """A picture of what was seen, one panel above the other, time to the right.
 
-    def put(x: float, y: float, s: str, style: str) -> None:
-        out.append(f'<text x="{x:.0f}" y="{y:.0f}" {style}>{escape(s)}</text>')
-
-    def box(x: float, y: float, w: float, h: int, fill: str) -> None:
-        out.append(f'<rect x="{x:.1f}" y="{y:.0f}" width="{w:.1f}" height="{h}" fill="{fill}"/>')
-
-    height = TOP + len(panels) * TALL + 20
-    used = list(dict.fromkeys(v for w in panels.values() for b in w.bands.values() for _, v in b))
-    colour = {v: COLOURS[i % len(COLOURS)] for i, v in enumerate(used)}
+    Args:
+        panels: title -> what was seen.
+        names: of PATs.
+        rows: three bands of a Watch -> their captions.
+    """
     longest = max(w.marks[-1][0] for w in panels.values()) or 1
-    out += ['<!-- SPDX-License-Identifier: GPL-2.0 -->', '<svg xmlns="http://www.w3.org/2000/svg" '
-            f'width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}" font-family="DejaVu '
-            'Sans, Helvetica, Arial, sans-serif" font-size="13">']
-    box(0, 0, WIDTH, height, '#fff')
-    put(16, 28, 'A hypervisor in a hypervisor: the PATs that the CPU is given',
-        'font-size="17" font-weight="bold" fill="#222"')
-    put(16, 48, f'From left to right: {longest:.0f} seconds of the emulated machine.',
-        'fill="#555"')
-    x: float = 16
-    for v in used:
-        label = f'{v} {names.get(v, "")}'.strip()
-        box(x, 60, 14, 14, colour[v])
-        put(x + 20, 72, label, 'fill="#222" font-size="12"')
-        x += 36 + 7.4 * len(label)
-    scale = (WIDTH - LEFT - 24) / longest
-    for y, (title, w) in zip(range(TOP, height, TALL), panels.items()):
-        put(16, y + 24, title, 'font-size="15" font-weight="bold" fill="#222"')
+    colours = colours_of(v for w in panels.values() for band in w.bands.values() for _, v in band)
+    picture = Picture('The PATs that the CPU is given', WIDTH, TOP + len(panels) * TALL + 20)
+    picture.heading('A hypervisor in a hypervisor: the PATs that the CPU is given',
+                    f'From left to right: {longest:.0f} seconds of the emulated machine.')
+    picture.legend(60, colours, names)
+
+    def at(seconds: float) -> int:
+        return LEFT + int(seconds * (WIDTH - LEFT - 24) / longest)
+
+    for y, (title, w) in zip(range(TOP, picture.height, TALL), panels.items()):
+        picture.text(16, y + 24, title, 'font-size="15" font-weight="bold" fill="#222"')
         for down, (name, caption) in zip((40, 76, 112), rows.items()):
-            put(16, y + down + 18, caption, 'fill="#222"')
+            picture.text(16, y + down + 18, caption, 'fill="#222"')
             band = w.bands.get(name, [])
-            for (at, value), (end, _) in zip(band, [*band[1:], (w.marks[-1][0], '')]):
-                box(LEFT + at * scale, y + down, max((end - at) * scale, 0.5), 26, colour[value])
-        for at, text in w.marks:
-            if re.match('L1 is up|L2 (is up|writes|is done)', text):
-                short = {'L1 is up': 'L1', 'L2 is up, reads': 'L2', 'L2 is done': 'end'}
-                caption = short.get(re.sub(' [0-9a-f]{16}', '', text), 'w')
-                put(LEFT + at * scale - 3, y + 162, caption, 'font-size="11" fill="#555"')
-                box(LEFT + at * scale, y + 36, 1, 112, '#222')
-    put(16, height - 12, 'L1: it is up.  L2: it is up.  w: it writes IA32_PAT.',
-        'fill="#555" font-size="12"')
-    return '\n'.join([*out, '</svg>', ''])
+            for (begin, value), (end, _) in zip(band, [*band[1:], (w.marks[-1][0], '')]):
+                picture.box(at(begin), y + down, max(at(end) - at(begin), 1), 26, colours[value])
+        for seconds, text in w.marks:
+            letters = [letter for mark, letter in MARKS.items() if text.startswith(mark)]
+            if letters:
+                picture.box(at(seconds), y + 36, 1, 112, '#222')
+                picture.text(at(seconds) - 3, y + 162, letters[0], 'font-size="11" fill="#555"')
+    picture.text(16, picture.height - 12, 'L1: it is up.  L2: it is up.  w: it writes IA32_PAT.',
+                 'fill="#555" font-size="12"')
+    return str(picture)

@@ -7,12 +7,11 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-from proof import story
+from proof import view
 from test_vmruns import LOG
 
 LINES = LOG.splitlines()
-NAMES = story.pat_names(
-    '#define X 0x0007040600070406ull\n#define L2_PAT\t0x0006010500070406uLL /* */\n')
+NAMES = {'0006010500070406': 'L2_PAT'}
 TEXT = '''svm_nested_pat_test npt_on.l2_writes: not ok
       VMRUN
           1  L1 runs with g_pat 0007040600070406
@@ -28,15 +27,15 @@ TEXT = '''svm_nested_pat_test npt_on.l2_writes: not ok
 
 class Test(unittest.TestCase):
     def test_text(self) -> None:
-        self.assertEqual([story.text(s, NAMES) for s in story.stories(LINES, 'l2_writes')], [TEXT])
+        self.assertEqual([view.text(s, NAMES) for s in view.stories(LINES, 'l2_writes')], [TEXT])
 
     def test_names_of_test_and_header(self) -> None:
         with tempfile.TemporaryDirectory() as tmp:
             test = Path(tmp) / 'a_test.c'
-            test.write_text(
-                '#include "kvm_util.h"\n#include "a.h"\n#define GPAT\t0x0001040500010406ull\n')
+            test.write_text('#include "kvm_util.h"\n#include "a.h"\n#define X 0x0007040600070406ull\n'
+                            '#define GPAT\t0x0001040500010406uLL /* */\n')
             (test.parent / 'a.h').write_text('#define HPAT\t0x0007040600070406ull\t/* L1\'s */\n')
-            self.assertEqual(story.pat_names(story.sources(test)),
+            self.assertEqual(view.pat_names(test),
                              {'0001040500010406': 'GPAT', '0007040600070406': 'HPAT'})
 
     def test_wanted(self) -> None:
@@ -44,40 +43,38 @@ class Test(unittest.TestCase):
         log = LINES + [vmrun, 'T #  RUN  npt_off.l2_reads ...', 'T ok 2 npt_off.l2_reads # SKIP',
                        vmrun, 'T #  RUN  npt_on.dies ...', vmrun, 'T # nsvm: end', vmrun]
         for want in '', 'svm_nested_pat_test':
-            self.assertEqual([(s.case, s.verdict, s.vmruns) for s in story.stories(log, want)],
+            self.assertEqual([(s.case, s.verdict, s.vmruns) for s in view.stories(log, want)],
                              [('npt_on.l2_writes', 'not ok', 9), ('npt_off.l2_reads', 'ok', 0),
                               ('npt_on.dies', '', 1)])
-        self.assertEqual([s.case for s in story.stories(log, 'npt_off.l2_reads')],
+        self.assertEqual([s.case for s in view.stories(log, 'npt_off.l2_reads')],
                          ['npt_off.l2_reads'])
-        self.assertEqual(story.stories(log, 'writes'), [])
+        self.assertEqual(view.stories(log, 'writes'), [])
 
     def test_boot_begins_anew(self) -> None:
         # the RDMSR is of the boot before
         log = LINES[:7] + ['B'] + LINES[1:2] + LINES[7:]
-        kinds = [e.kind for s in story.stories(log) for e in s.events]
+        kinds = [e.kind for s in view.stories(log) for e in s.events]
         self.assertEqual((kinds.count('writes'), kinds.count('reads')), (1, 0))
 
     def test_svg(self) -> None:
         # "A" before all else
-        told = story.stories(LINES[:2] + LINES[4:5] + LINES[2:], 'l2_writes')[0]
-        root = ET.fromstring(story.svg({'stock': told, 'a < b': told}, NAMES))
+        told = view.stories(LINES[:2] + LINES[4:5] + LINES[2:], 'l2_writes')[0]
+        root = ET.fromstring(view.svg({'stock': told, 'a < b': told}, NAMES))
         texts = [e.text for e in root.iter('{http://www.w3.org/2000/svg}text')]
         self.assertLessEqual({'stock', 'a < b', 'case: not ok', 'VMRUN', 'reads L2_PAT',
                               'writes 00010406', '9', 'writes 02020202: #GP', 'access: to L1',
                               '0006010500070406 L2_PAT'}, set(texts))
         self.assertFalse({'c000', '0303030303030303'} & set(texts))
-        # each time that L1 begins to run, in each of the two
-        self.assertEqual(texts.count('00070406'), 4)
         # vmcb01.g_pat is solid while L1 runs, pale while L2 does; vmcb02.g_pat is there while L2
         # runs
         for y, expected in (60, [(1, 2, None), (3, 6, '0.28'), (9, 1, None)]), (96, [(3, 3, None),
                                                                                      (6, 3, None)]):
             boxes = [e for e in root.iter('{http://www.w3.org/2000/svg}rect')
-                     if e.get('y') == str(story.TOP + y)]
-            self.assertEqual([((int(e.get('x')) - story.LEFT) / story.WIDE,
-                               int(e.get('width')) / story.WIDE, e.get('opacity'))
+                     if e.get('y') == str(view.TOP + y)]
+            self.assertEqual([((int(e.get('x')) - view.LEFT) / view.WIDE,
+                               int(e.get('width')) / view.WIDE, e.get('opacity'))
                               for e in boxes], expected)
 
     def test_too_long(self) -> None:
         log = LINES[:3] + LINES[3:6] * 40
-        self.assertEqual(story.svg({'x': story.stories(log, 'l2_writes')[0]}, NAMES), '')
+        self.assertEqual(view.svg({'x': view.stories(log, 'l2_writes')[0]}, NAMES), '')

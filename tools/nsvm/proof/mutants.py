@@ -23,7 +23,6 @@ Exit status: 0 if all were killed or are equivalent, else 1.
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Iterator
 
 from kernel import kernels, selftests
 from kernel.kernels import Kernel
@@ -82,26 +81,11 @@ def judge(base: Base, mutant: Mutant, worker: int, tests: list[str]) -> Result:
 
 def in_order(mutant: Mutant, tests: list[str], every: list[Mutant],
              past: dict[str, Result]) -> list[str]:
-    """The likely killer first"""
-    near = [m for m in every if m.file == mutant.file and m.name in past
-            and past[m.name].by in tests]
-    near.sort(key=lambda m: (m != mutant, abs(m.first - mutant.first)))
-    return sorted(tests, key=lambda t: t != past[near[0].name].by) if near else tests
-
-
-def judge_all(base: Base, todo: list[Mutant], every: list[Mutant],
-              past: dict[str, Result]) -> Iterator[tuple[Mutant, Result]]:
-    """As they are done; past: what was known at any time, to go by"""
-    tests, free = selftests.pat_tests(base), list(range(jobs.workers()))
-
-    def one(mutant: Mutant) -> Result:
-        worker = free.pop()
-        try:
-            return judge(base, mutant, worker, in_order(mutant, tests, every, past))
-        finally:
-            free.append(worker)
-
-    return jobs.each(one, todo)
+    """The tests, first the one that killed this mutant, or the one nearest to it, in the past."""
+    killers = [(abs(m.first - mutant.first), past[m.name].by) for m in every
+               if m.file == mutant.file and m.name in past and past[m.name].by in tests]
+    likely = min(killers, default=(0, ''))[1]
+    return sorted(tests, key=lambda test: test != likely)
 
 
 # ---- all that are wanted ----
@@ -113,33 +97,43 @@ def depends_on(base: Base, kernel: Kernel) -> str:
                              *(place.lab / 'proof' / f for f in ('mutants.py', 'mutate.py')))
 
 
-def to_json(known: dict[str, Result]) -> str:
-    return json.dumps({n: asdict(r) for n, r in known.items()}, indent=0)
-
-
 def judge_unknown(base: Base, wanted: list[Mutant], every: list[Mutant],
                   again: bool) -> dict[str, Result]:
-    """What is known of these, in the end"""
+    """Judge what is not known of these, or all of them again.
+
+    Returns:
+        name -> result, of all that were ever judged.
+
+    Raises:
+        Fatal: the series itself is killed, and thus all would be.
+    """
     kernel, file = kernels.series_kernel(base), base.b / 'mutants.json'
-    key, count = depends_on(base, kernel), 0
+    tests, key = selftests.pat_tests(base), depends_on(base, kernel)
     past = {name: Result(**r) for name, r in json.loads(read(file) or '{}').items()}
     todo = [m for m in wanted if again or m.name not in past or past[m.name].id != key]
+    free, count = list(range(jobs.workers())), 0
 
     def keep(name: str, result: Result) -> None:
         result.id = key
         past[name] = result
-        put(file, to_json(past))
+        put(file, json.dumps({name: asdict(r) for name, r in past.items()}, indent=0))
+
+    def one(mutant: Mutant) -> Result:
+        worker = free.pop()
+        try:
+            return judge(base, mutant, worker, in_order(mutant, tests, every, past))
+        finally:
+            free.append(worker)
 
     if todo:
         say('MUTANTS', f'{len(wanted)} of {len(every)}, {len(todo)} to be judged')
         with Ticker('MUTANTS', lambda: f'{count} of {len(todo)}') as ticker:
             if NOTHING not in past or past[NOTHING].id != key:
-                failure = killer(base, kernel, 'mutant', 1, selftests.pat_tests(base))
+                failure = killer(base, kernel, 'mutant', 1, tests)
                 if failure:
-                    # then all are, by that
                     raise Fatal(f'{NOTHING} is killed by {failure.why}')
                 keep(NOTHING, Result('survived'))
-            for mutant, result in judge_all(base, todo, every, past):
+            for mutant, result in jobs.each(one, todo):
                 count += 1
                 keep(mutant.name, result)
         say('MUTANTS', f'{count} judged ({elapsed(ticker.start)})')
@@ -175,6 +169,14 @@ def report(base: Base, wanted: list[Mutant], every: list[Mutant], known: dict[st
     return result.close()
 
 
+def sample(every: list[Mutant], count: int) -> list[Mutant]:
+    """Always the same: those that only the view can find, the others spread evenly."""
+    chosen = [m for m in every if m.change == 'deleted' and m.code in FOR_THE_VIEW]
+    others = count - len(chosen)
+    chosen += [every[i * len(every) // others] for i in range(others)]
+    return [m for m in every if m in chosen]
+
+
 def main(args: list[str]) -> int:
     base, prepare = Base(), source_tree.make if args == ['list'] else run.prepare
     prepare(base)
@@ -188,10 +190,7 @@ def main(args: list[str]) -> int:
         print('\n'.join(f'{m.name}\t{m.first}\t{m.change}\t{m.code}' for m in every))
         return 0
     if args[:1] == ['sample'] and len(args) == 2 and args[1].isdigit():
-        some = [m for m in every if m.change == 'deleted' and m.code in FOR_THE_VIEW]
-        n = int(args[1]) - len(some)
-        some += [every[i * len(every) // n] for i in range(n)]
-        wanted, name = [m for m in every if m in some], 'a sample of mutants is killed'
+        wanted, name = sample(every, int(args[1])), 'a sample of mutants is killed'
     elif args not in ([], ['all']):
         wanted, name, named = [m for m in every if m.name in args], 'these mutants are killed', True
         if len(wanted) != len({*args}):

@@ -60,29 +60,19 @@ def touched_lines(src: Path, base: str, more: str) -> dict[str, set[int]]:
 
 def statements(text: str) -> Iterator[tuple[int, int, str]]:
     """(first, last, code) of each statement or condition; lines count from 1"""
-    comment = macro = False
+    for left_out in (r'/\*.*?\*/', r'^[ \t]*#(?:[^\n]*\\\n)*[^\n]*'):	# comments, macros
+        text = re.sub(left_out, lambda m: '\n' * m[0].count('\n'), text, flags=re.M | re.S)
     first, code = 0, ''
     for n, line in enumerate(text.split('\n'), 1):
-        if macro or (not comment and line.lstrip().startswith('#')):
-            macro = line.endswith('\\')
-            continue
-        if comment:
-            if '*/' not in line:
-                continue
-            line, comment = line.split('*/', 1)[1], False
-        line = re.sub(r'/\*.*?\*/', '', line)
-        if '/*' in line:
-            line, comment = line.split('/*', 1)[0], True
         if not line.strip():
             continue
-        if not first:
-            first, code = n, ''
-        code += (' ' if code else '') + line.strip()
+        first = first or n
+        code = f'{code} {line.strip()}'.strip()
         if code.count('(') == code.count(')') and (
                 code.endswith((';', '{', '}')) or re.match(r'(case .*|default|\w+):$', code)
                 or re.match(r'(if|while|for|switch)\b.*\)$|else$', code)):
             yield first, n, code
-            first = 0
+            first, code = 0, ''
 
 
 def operands(cond: str) -> tuple[str, list[str]]:

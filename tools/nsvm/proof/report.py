@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 
 from lib import ktap
 from lib.base import Base, put, read
-from lib.ktap import Case, Row
+from lib.ktap import Case
 from lib.settings import settings
 from machine import bochs, boot
 from proof.vmruns import Check
@@ -27,61 +27,67 @@ def machine(versions: dict[str, str]) -> dict:
             'memory': settings.number('MEMORY')}
 
 
-def as_json(base: str, good: bool, results: dict[str, list[Case]], logs: dict[str, str],
-            checks: dict[str, Check | None], view_text: str, on: dict,
-            versions: dict[str, str]) -> dict:
-    """results, logs, checks: of the stock kernel and of the series; view_text: of VMRUNs"""
-    def vmruns(r: Row) -> dict[str, int]:
-        seen = {label: c.economy.get(f'{r.test} {r.case}'.strip()) for label, c in checks.items()
-                if c}
-        return {label: e.vmruns for label, e in seen.items() if e}
+def as_json(base: str, good: bool, results: dict[str, list[Case]],
+            checks: dict[str, Check | None], **more) -> dict:
+    """All of a run.
 
-    rows = ktap.rows(results['stock'], results['series'])
-    release = {label: re.search(r'^# nsvm: kernel (.*)', log, re.M) for label, log in logs.items()}
+    Args:
+        base: its name.
+        results, checks: of the kernels "stock" and "series".
+        more: is added as it is.
+    """
     now = datetime.datetime.now(datetime.timezone.utc)
+    rows = ktap.rows(results['stock'], results['series'])
     return {'format': 1, 'date': now.isoformat(timespec='seconds'), 'passed': good, 'base': base,
-            'kernels': {label: m[1] for label, m in release.items() if m}, 'machine': on,
             'summary': ktap.count(rows),
             'milliseconds': {label: {c.test: c.ms for c in cases if not c.case}
                              for label, cases in results.items()},
             'vmruns': {label: {'seen': c.vmruns, 'accesses': c.accesses, 'errors': c.bad.total()}
-                       for label, c in checks.items() if c}, 'said': view_text.splitlines(),
+                       for label, c in checks.items() if c},
             'cases': [{'test': r.test, 'case': r.case, 'stock': r.stock or None,
-                       'series': r.series.verdict, 'reason': NO_XML.sub('?', r.series.reason),
-                       'vmruns': vmruns(r)} for r in rows], 'versions': versions}
+                       'series': r.series.verdict, 'reason': NO_XML.sub('?', r.series.reason)}
+                      for r in rows], **more}
 
 
 def as_junit(run: dict, reason: str) -> str:
     """A case is what it is on the series.  reason: why the run failed, if no case did"""
     suites = ET.Element('testsuites', name=run['base'])
-    more = {'test': 'VMRUNs', 'case': '', 'stock': None, 'series': 'not ok', 'reason': reason}
-    cases = run['cases'] + [more] * bool(reason)
+    cases = list(run['cases'])
+    if reason:
+        cases.append({'test': 'VMRUNs', 'case': '', 'stock': None, 'series': 'not ok',
+                      'reason': reason})
     for test in dict.fromkeys(c['test'] for c in cases):
-        mine, ms = [c for c in cases if c['test'] == test], run['milliseconds']['series'].get(test,
-                                                                                              0)
-        count = {key: str(sum(c['series'] == verdict for c in mine))
-                 for key, verdict in (('failures', 'not ok'), ('skipped', 'skip'))}
+        mine = [c for c in cases if c['test'] == test]
+        verdicts = [c['series'] for c in mine]
+        ms = run['milliseconds']['series'].get(test, 0)
         suite = ET.SubElement(suites, 'testsuite', name=test, timestamp=run['date'],
-                              time=f'{ms / 1000:.3f}', tests=str(len(mine)), errors='0', **count)
+                              time=f'{ms / 1000:.3f}', tests=str(len(mine)), errors='0',
+                              failures=str(verdicts.count('not ok')),
+                              skipped=str(verdicts.count('skip')))
         for c in mine:
-            one = ET.SubElement(suite, 'testcase', classname=f'{run["base"]}.{test}', name=c['case']
-                                or test)
+            case = ET.SubElement(suite, 'testcase', classname=f'{run["base"]}.{test}',
+                                 name=c['case'] or test)
             tag = {'not ok': 'failure', 'skip': 'skipped'}.get(c['series'])
             if tag:
-                ET.SubElement(one, tag, message=c['reason'])
-            ET.SubElement(one, 'system-out').text = f'on the stock kernel: {c["stock"] or "was not run"}'
+                ET.SubElement(case, tag, message=c['reason'])
+            output = ET.SubElement(case, 'system-out')
+            output.text = f'on the stock kernel: {c["stock"] or "was not run"}'
     ET.indent(suites)
     return ET.tostring(suites, encoding='unicode', xml_declaration=True) + '\n'
 
 
-def write(base: Base, prefix: str, good: bool, cases: dict[str, list[Case]],
+def write(base: Base, prefix: str, good: bool, results: dict[str, list[Case]],
           checks: dict[str, Check | None], view_text: str, versions: dict[str, str]) -> None:
-    """results/<prefix>FILES"""
-    logs = {label: read(base.results / f'{prefix}{label}.log') for label in cases}
-    run = as_json(base.name, good, cases, logs, checks, view_text, machine(versions), versions)
-    seen, judged = checks['series'], run['summary']
-    reason = seen.text() if seen else view_text
-    if good or judged['not ok'] or not judged['ok']:
-        reason = ''		# the cases say it
-    for name, text in zip(FILES, (json.dumps(run, indent=1) + '\n', as_junit(run, reason))):
-        put(base.results / f'{prefix}{name}', text)
+    """Write results/<prefix>FILES; view_text: what was said of VMRUNs."""
+    kernels = {label: re.search(r'^# nsvm: kernel (.*)',
+                                read(base.results / f'{prefix}{label}.log'), re.M)
+               for label in results}
+    run = as_json(base.name, good, results, checks, said=view_text.splitlines(),
+                  kernels={label: m[1] for label, m in kernels.items() if m},
+                  machine=machine(versions), versions=versions)
+    seen, summary = checks['series'], run['summary']
+    reason = ''		# if cases say why, nothing else has to
+    if not good and summary['ok'] and not summary['not ok']:
+        reason = seen.text() if seen else view_text
+    put(base.results / f'{prefix}{FILES[0]}', json.dumps(run, indent=1) + '\n')
+    put(base.results / f'{prefix}{FILES[1]}', as_junit(run, reason))

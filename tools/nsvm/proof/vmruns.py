@@ -22,14 +22,13 @@ npt=0    A VMCB without NP_ENABLE has no g_pat: all have the same value.
 If the emulator did not intercept a guest's reads of control registers as the VMCB says, a line says
 how often.  That is QEMU's mistake and no verdict: Documentation/qemu-cr-reads.md.
 
-And a figure, economy, that is no verdict: how many VMRUNs had VMCB_NPT dirty although
-nothing of it changed since the last VMRUN of that VMCB on that CPU.  Those with all
-bits dirty (the first one, another CPU, restored state) are not counted.
+And a figure that is no verdict: how many VMRUNs had VMCB_NPT dirty although nothing of
+it changed since the last VMRUN of that VMCB on that CPU.  Those with all bits dirty (the
+first one, another CPU, restored state) are not counted.
 """
 import functools
 import re
 from collections import Counter
-from dataclasses import dataclass
 from typing import Iterable, NamedTuple
 
 VMCB_NPT, VMCB_CR = 1 << 4, 1 << 5		# of the clean bits
@@ -76,13 +75,6 @@ class Vmrun(NamedTuple):
     cr3: str
 
 
-@dataclass
-class Economy:
-    vmruns: int = 0
-    dirty: int = 0		# VMRUNs with VMCB_NPT dirty
-    wasted: int = 0		# of those, the ones for nothing
-
-
 class Check:
     """Lines go in by feed(); what is known of them is in here at any time"""
 
@@ -90,20 +82,16 @@ class Check:
         self.label = label
         self.errors: list[Error] = []
         self.bad: Counter[str] = Counter()		# number of errors of each case
-        self.economy: dict[str, Economy] = {}		# of each case
         self.vmruns = self.without_npt = 0
+        self.needless = 0		# VMRUNs with VMCB_NPT dirty for nothing
         # Accesses of IA32_PAT by guests: seen; compared, successful and failed
         self.accesses = self.done = self.refused = 0
         self.cr_reads = 0	# VMRUNs in which the emulator intercepts them against the VMCB
         self.over = False	# a boot's log has no proper end, those after it are not looked at
         self.no_pat = ''		# g_pat of the first VMRUN without NP_ENABLE
-        self.test = ''
-        self.begin('')
+        self.tests = ['']		# as they began
+        self.case = ''
         self.boot()
-
-    def begin(self, case: str) -> None:
-        self.case = case
-        self.here = self.economy.setdefault(case, Economy())
 
     def boot(self) -> None:
         """Of the boot before nothing means anything any more"""
@@ -130,10 +118,10 @@ class Check:
             case ['C', *_]:
                 self.cr_reads += 1
             case ['T', '#', 'nsvm:', 'begin', test, *_]:
-                self.test = test
-                self.begin(test)
+                self.tests.append(test)
+                self.case = test
             case ['T', '#', 'RUN', case, *_]:
-                self.begin(f'{self.test} {case}')
+                self.case = f'{self.tests[-1]} {case}'
             case ['E', _, end]:
                 self.end = end
             case ['B'] if self.end == 'end':
@@ -149,7 +137,6 @@ class Check:
     def vmrun(self, v: Vmrun) -> None:
         has_npt, bits = v.np_enable != '0', int(v.clean, 16)
         self.vmruns += 1
-        self.here.vmruns += 1
         if v.vcpu in self.access:
             access = self.access.pop(v.vcpu)
             if has_npt and access.vmcb == v.vmcb:  # else g_pat means nothing, or L1 intercepts it
@@ -164,9 +151,8 @@ class Check:
                                   if old != new)
                 self.error(v.n, f'VMCB_NPT is clean, but{changed} in VMCB {v.vmcb}')
             self.npt[v.cpu, v.vmcb] = now
-        if not bits & VMCB_NPT:
-            self.here.dirty += 1
-            self.here.wasted += now == last and v.clean != '0'
+        elif not bits & VMCB_NPT and v.clean != '0':
+            self.needless += 1
 
         if has_npt:
             if not is_valid(v.g_pat):
@@ -209,7 +195,7 @@ class Check:
             return WHY.get(self.end, 'the log has no end')
         if not self.vmruns:
             return 'no VMRUN was seen'
-        pat_tests = any('_pat_' in case.partition(' ')[0] for case in self.economy)
+        pat_tests = any('_pat_' in test for test in self.tests)
         if pat_tests and self.without_npt < self.vmruns and not self.done:
             return 'no access of IA32_PAT was compared'
         return ''
@@ -229,7 +215,7 @@ class Check:
         else:
             text += (f', {self.accesses} accesses of IA32_PAT seen and '
                      f'{self.done + self.refused} compared')
-        text += f', VMCB_NPT dirty for nothing in {sum(e.wasted for e in self.economy.values())}'
+        text += f', VMCB_NPT dirty for nothing in {self.needless}'
         if self.errors:
             text += f'; {self.bad.total()} errors in {len(self.bad)} cases'
         return text

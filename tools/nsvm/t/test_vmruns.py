@@ -42,7 +42,6 @@ class Test(unittest.TestCase):
     def test_right(self) -> None:
         self.assertTrue(check(LOG).ok)
         self.assertEqual(check(LOG).text(), RIGHT)
-        self.assertEqual(check(LOG).economy[CASE], vmruns.Economy(vmruns=9, dirty=5, wasted=1))
         all_dirty = LOG.replace('6 80000df7 1 36e000', '6 0 1 36e000')
         self.assertEqual(check(all_dirty).text(), RIGHT)
 

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0
 """fuzz run TIME [SEED] - hostile input and races, on the debug kernel
 
-fuzz run TIME [SEED]    the PAT tests once for each kernel, TIME seconds of svm_nested_pat_fuzz, and
-                        a sixth of that of svm_nested_pat_race on two CPUs
+fuzz run TIME [SEED]    the PAT tests, TIME seconds of svm_nested_pat_fuzz, and a sixth of that of
+                        svm_nested_pat_race on two CPUs
 fuzz replay SEED STEPS  repeat one round of the fuzzer, and print each call
 
 SEED is that of the first round, by default the time of day.  STEPS are those of the round.  The
 line of a failure has both.  The kernel is that of DEBUG_KERNEL in Kconfig: KASAN, UBSAN, lockdep,
 kmemleak and more.  A last argument "plain" uses the kernel of make run: ten times as fast, but
 without these checks.  Mainline gets the tests of the default base, and no race: with its quirk
-enabled, it does not read g_pat.  One machine fuzzes while another one runs the tests; if these are
-known to pass, the other one fuzzes as well, with SEED + 1000000.  The race runs alone on the host.
+enabled, it does not read g_pat.  One machine fuzzes while another one runs the tests.  The race
+runs alone on the host.
 
 Results: fuzz.ktap, fuzz*.log, fuzz*.console; those of a failure are kept as failed-SEED.log
 and .console.  Exit status: 0 if nothing was found, else 1.
@@ -24,7 +24,7 @@ from typing import Callable
 from kernel import kernels, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap
-from lib.base import Base, names, put, read
+from lib.base import Base, names, read
 from lib.say import Fatal, Ticker, begun, elapsed, say
 from lib.settings import rel, settings
 from machine import boot as machine
@@ -43,25 +43,11 @@ def tests_of(base: Base) -> Base:
 
 @dataclass
 class Job:
-    """A boot: what it said, and why it is none that was good"""
+    """A boot that has ended: its log, and why it is none that was good"""
     base: Base
     label: str
-    log: str = ''
-    why: str = ''
-
-    def start(self, kernel: Kernel, limit: int, tests: list[str], **more) -> 'Job':
-        # What is slow is the machine, not the kernel: the limits are wide
-        try:
-            own = tests_of(self.base).b / 'selftests' if tests[0].startswith(FUZZ) else None
-            machine.run(kernel, self.label, tests, base=self.base, timeout=limit + 60,
-                        test_timeout=limit, tests_dir=own, **more)
-        except Fatal as e:
-            self.why = str(e).removeprefix(f'{self.label}: ').partition(' (console: ')[0]
-        self.log = read(self.base.results / f'{self.label}.log')
-        failures = [f'{c.name}: {c.verdict} {c.reason}' for c in ktap.cases(self.log)
-                    if c.verdict != 'ok']
-        self.why = self.why or (failures[0] if failures else '')
-        return self
+    log: str
+    why: str
 
     def failure(self) -> str:
         """Why, and how to see it again"""
@@ -69,11 +55,31 @@ class Job:
         at = re.findall(r'^# nsvm: fuzz.* seed=(\d+) step=(\d+) ', self.log, re.M)
         if not at:
             return f'{self.why} (log: {rel(results)}/{self.label}.log)'
-        seed, step = at[-1][0], int(at[-1][1]) + ('# nsvm: fuzz failed' not in self.log) * PROGRESS
+        seed, step = at[-1][0], int(at[-1][1])
+        if '# nsvm: fuzz failed' not in self.log:
+            step += PROGRESS
         for kind in ('log', 'console'):
             shutil.copy(results / f'{self.label}.{kind}', results / f'failed-{seed}.{kind}')
         return (f'{self.why}; again: make fuzz SEED={seed} STEPS={step} '
                 f'(log: {rel(results)}/failed-{seed}.log)')
+
+
+def start(base: Base, kernel: Kernel, label: str, limit: int, tests: list[str], **more) -> Job:
+    """Boot the kernel with these tests.
+
+    Args:
+        limit: of the tests, in seconds.  It is wide: what is slow is the machine.
+    """
+    why = ''
+    try:
+        own = tests_of(base).b / 'selftests' if tests[0].startswith(FUZZ) else None
+        machine.run(kernel, label, tests, base=base, timeout=limit + 60, test_timeout=limit,
+                    tests_dir=own, **more)
+    except Fatal as e:
+        why = str(e).removeprefix(f'{label}: ').partition(' (console: ')[0]
+    log = read(base.results / f'{label}.log')
+    failures = [f'{c.name}: {c.verdict} {c.reason}' for c in ktap.cases(log) if c.verdict != 'ok']
+    return Job(base, label, log, why or ''.join(failures[:1]))
 
 
 def figures(log: str) -> str:
@@ -82,37 +88,24 @@ def figures(log: str) -> str:
                                 log, re.M))
 
 
-def fuzz(base: Base, kernel: Kernel, plain: bool, seconds: int, seed: int) -> int:
-    tests, kind = selftests.pat_tests(base), 'plain kernel' if plain else 'debug kernel'
-    stamp, key = kernel.dir / 'fuzz.passed', machine.result_id(kernel, [base.b / 'selftests' / t
-                                                                        for t in tests])
-    known, race_time = read(stamp) == key, seconds // 6 + 1
+def fuzz(base: Base, kernel: Kernel, kind: str, seconds: int, seed: int) -> int:
+    tests, race_time = selftests.pat_tests(base), seconds // 6 + 1
     report = ktap.Report(base.results / 'fuzz.ktap')
-
-    def hostile(label: str, first: int) -> Job:
-        return Job(base, label).start(kernel, seconds + 400, [f'{FUZZ}:{first}:{seconds}'],
-                                      view=False)
-
-    def second() -> Job:
-        if known:
-            return hostile('fuzz2', seed + 1000000)
-        return Job(base, 'fuzz-suite').start(kernel, 600, tests, view=False)
 
     def judge(name: str, job: Job, describe: Callable[[str], str]) -> bool:
         return report.item(not job.why, name, job.failure() if job.why else describe(job.log))
 
     say('FUZZ', f'{seconds} s of seed {seed}, {kind}')
     with Ticker('FUZZ', 'fuzzing'):
-        one, two = jobs.together(lambda: hostile('fuzz', seed), second)
-        race = None if base.own_test() else Job(base, 'fuzz-race').start(
-            kernel, race_time * 10 + 240, [f'{RACE}:{race_time}'], smp=2)
-    judge('KVM_SET_NESTED_STATE, hostile', one, figures)
-    if known:
-        judge('KVM_SET_NESTED_STATE, hostile', two, figures)
-        report.item(True, f'PAT tests, {kind}', 'passed before, and nothing changed since')
-    elif judge(f'PAT tests, {kind}', two,
-               lambda log: f'{sum(bool(c.case) for c in ktap.cases(log))} cases'):
-        put(stamp, key)
+        hostile, passed = jobs.together(
+            lambda: start(base, kernel, 'fuzz', seconds + 400, [f'{FUZZ}:{seed}:{seconds}'],
+                          view=False),
+            lambda: start(base, kernel, 'fuzz-suite', 600, tests, view=False))
+        race = None if base.own_test() else start(base, kernel, 'fuzz-race', race_time * 10 + 240,
+                                                  [f'{RACE}:{race_time}'], smp=2)
+    judge('KVM_SET_NESTED_STATE, hostile', hostile, figures)
+    judge(f'PAT tests, {kind}', passed,
+          lambda log: f'{sum(c.case != "" for c in ktap.cases(log))} cases')
     if race and judge('VMRUN against a changing g_pat', race, figures):
         watched(report, 'VMRUNs of the race', run.view_of(base, 'fuzz-race'))
     print(f'  {elapsed(begun)} in all; results: {rel(report.path)}')
@@ -121,9 +114,10 @@ def fuzz(base: Base, kernel: Kernel, plain: bool, seconds: int, seed: int) -> in
 
 def main(args: list[str]) -> int:
     given = settings.given
-    if not args:
-        args = ['replay', given.get('SEED', ''), given['STEPS']] if given.get('STEPS') else \
-            ['run', given.get('TIME', '60'), *filter(None, [given.get('SEED')])]
+    if not args and given.get('STEPS'):
+        args = ['replay', given.get('SEED', ''), given['STEPS']]
+    elif not args:
+        args = ['run', given.get('TIME', '60'), *given.get('SEED', '').split()]
     plain = args[-1:] == ['plain']
     action, *words = (args[:-1] if plain else args) or ['']
     if any(not word.isdigit() for word in words) or (action, len(words)) not in (
@@ -140,8 +134,8 @@ def main(args: list[str]) -> int:
         source_tree.make(tests_of(base))
     selftests.build(tests_of(base), [FUZZ, RACE])
     if action == 'run':
-        return fuzz(base, kernel, plain, first, second)
-    job = Job(base, 'replay').start(kernel, 600, [f'{FUZZ}:{first}:0:{second}'], view=False)
+        return fuzz(base, kernel, 'plain kernel' if plain else 'debug kernel', first, second)
+    job = start(base, kernel, 'replay', 600, [f'{FUZZ}:{first}:0:{second}'], view=False)
     print(re.sub('^# nsvm: (?!fuzz).*\n', '', job.log, flags=re.M))
     print(job.why or f'  Seed {first}: nothing found in {second} steps')
     return 1 if job.why else 0

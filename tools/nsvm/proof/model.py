@@ -55,11 +55,9 @@ def one_cpu(kernel: kernels.Kernel, label: str, tests: list[str], base: Base, li
                        timeout=limit, test_timeout=limit, **more)
 
 
-def watched(report: Report, name: str, seen: vmruns.Check | None) -> None:
-    if seen:
-        report.item(seen.ok, name, seen.figures if seen.ok else seen.text().split('\n')[0])
-    else:
-        report.item('skip', name, 'no QEMU that can load the plugin, or not emulated')
+def watched(report: Report, name: str, check: vmruns.Check | None) -> None:
+    verdict, detail = vmruns.verdict(check)
+    report.item(verdict, name, detail)
 
 
 def sums(log: str) -> dict[str, Counter[str]]:
@@ -80,40 +78,39 @@ def show_differences(log: str) -> None:
 
 # ---- this KVM ----
 
-def explore(base: Base, plan: list[str], limit: int, what: str) -> int:
-    run.prepare(base)
-    selftests.build(base, [PROGRAM])
+def explore(base: Base, plan: list[str], limit: int, text: str) -> int:
+    """Share the work among machines, and judge what they say together.
+
+    Args:
+        plan: arguments of the program, for each part.
+        limit: of a machine, in seconds.
+        text: what is done, for people.
+    """
     kernel, shares = kernels.series_kernel(base), range(jobs.workers())
     report, begin = Report(base.results / 'model.ktap'), time.monotonic()
-    seen = [vmruns.Check(f'model{i}') for i in shares]
+    checks = [vmruns.Check(f'model{i}') for i in shares]
     logs = [base.results / f'model{i}.log' for i in shares]
     for log in logs:
         log.unlink(missing_ok=True)
 
-    def progress() -> str:
-        text = '\n'.join(map(read, logs))
-        planned = [int(n) for n in re.findall(r'^# (\d+) beginnings', text, re.M)]
-        part = -(-len(planned) // len(shares))
-        return f'part {part} of {len(plan)}, {text.count("# RUN ")} of {sum(planned)} beginnings'
-
     def share(i: int) -> Boot:
-        mine = [f'{t}:-w:{i}/{len(shares)}' for t in plan]
-        return one_cpu(kernel, f'model{i}', mine, base, limit, live=seen[i].feed)
+        mine = [f'{arguments}:-w:{i}/{len(shares)}' for arguments in plan]
+        return one_cpu(kernel, f'model{i}', mine, base, limit, live=checks[i].feed)
 
-    say('MODEL', what)
-    with Ticker('MODEL', progress):
+    say('MODEL', text)
+    with Ticker('MODEL', lambda: f'{sum(read(log).count("# RUN ") for log in logs)} beginnings'):
         list(jobs.each(share, shares))
     log_text = '\n'.join(map(read, logs))
     results = sums(log_text)
     for name, n in results.items():
         good = n['parts'] == len(shares) and not n['differ']
         report.item(good, name, f'{n["sequences"]} sequences, {n["steps"]} steps')
-    for s in seen:
-        watched(report, 'VMRUNs in all of them', s if s.vmruns or s.end else None)
+    for check in checks:
+        watched(report, 'VMRUNs in all of them', check if check.vmruns or check.end else None)
     reasons = [c.reason for c in ktap.cases(log_text) if c.verdict != 'ok']
     if reasons or len(results) != len(plan):
-        report.item(False, 'KVM does what the model does',
-                    reasons[0] if reasons else 'not all was run')
+        report.item(False, 'KVM does what the model does', ''.join(reasons[:1])
+                    or 'not all was run')
     show_differences(log_text)
     good = report.close()
     say('MODEL', f'KVM {"does what the model does" if good else "and the model differ"} '
@@ -157,6 +154,7 @@ def judge(known: list[Line], log: str, seen: vmruns.Check, repaired: bool) -> st
 
 
 def compare(base: Base, repaired: bool) -> int:
+    """Compare mainline with the model; repaired: with its series, which repairs defects."""
     other = mainline()
     quirk = other.need_key('quirk')
     if repaired:
@@ -169,15 +167,12 @@ def compare(base: Base, repaired: bool) -> int:
                             or not line.text.startswith('defect')))
     if repaired:
         without = without - {CLEAN_BITS} | BREACH
-    run.prepare(base)
-    selftests.build(base, [PROGRAM])
-    name, theirs = f'mainline{"-series" * repaired}', f'-t:-q:{quirk}'
+    name, theirs = 'mainline-series' if repaired else 'mainline', f'-t:-q:{quirk}'
     but = f'{theirs}:-e:{".".join(sorted(without))}'
-    same = [*(f'-x:{seq}:{theirs}' for seq in REPAIRS if repaired), f'-d:3:-m:{but}',
-            f'-r:{option("RANDOM", 40)}:-s:{option("SEED", 1)}:{but}']
+    same = [f'-x:{seq}:{theirs}' for seq in (REPAIRS if repaired else ())]
+    same += [f'-d:3:-m:{but}', f'-r:{option("RANDOM", 40)}:-s:{option("SEED", 1)}:{but}']
     report, begin = Report(base.results / f'model-{name}.ktap'), time.monotonic()
-    say('MODEL',
-        f'{other.name}{" with its series" * repaired}, with and without what is known to differ')
+    say('MODEL', f'{name}, with and without what is known to differ')
     one, two = jobs.together(lambda: one_cpu(kernel, f'{name}-same', same, base, 600),
                              lambda: one_cpu(kernel, f'{name}-other', [f'-d:3:-m:-c:{theirs}'],
                                              base, 600))
@@ -187,49 +182,50 @@ def compare(base: Base, repaired: bool) -> int:
     report.item(not reasons, 'with its series, it does what the model does'
                 if repaired else 'mainline, quirk disabled, does what the model does', reasons[0]
                 if reasons else f'{total["sequences"]} sequences, {total["steps"]} steps')
-    seen, seen_two = run.view_of(base, f'{name}-same'), run.view_of(base, f'{name}-other')
-    if seen and not seen.ok:
-        watched(report, 'VMRUNs of it', seen)
-    faults = judge(known, two.text(), seen_two, repaired) if seen_two else ''
-    report.item(not faults if seen_two else 'skip', 'where it does not, file differences says why',
-                faults or f'{len(known)} kinds' if seen_two else 'VMRUNs are not watched')
+    check_one, check_two = (run.view_of(base, f'{name}-{part}') for part in ('same', 'other'))
+    if check_one and not check_one.ok:
+        watched(report, 'VMRUNs of it', check_one)
+    explained = 'where it does not, file differences says why'
+    if check_two:
+        faults = judge(known, two.text(), check_two, repaired)
+        report.item(not faults, explained, faults or f'{len(known)} kinds')
+    else:
+        report.item('skip', explained, 'VMRUNs are not watched')
     say('MODEL', f'done ({elapsed(begin)}); logs: {rel(base.results)}/{name}-*.log')
     return 0 if report.close() else 1
 
 
 def sequence(base: Base, seq: str) -> int:
-    run.prepare(base)
-    selftests.build(base, [PROGRAM])
     boot = one_cpu(kernels.series_kernel(base), 'model-seq', [f'-x:{seq}'], base, 60)
     print('\n'.join(re.findall(r'^# ((?!nsvm:).*)', boot.text(), re.M)))
     reasons = [c.reason for c in ktap.cases(boot.text()) if c.verdict != 'ok']
-    seen = run.view_of(base, 'model-seq')
-    print('\n'.join([*reasons, *([seen.text()] if seen else [])]))
-    return 0 if not reasons and (not seen or seen.ok) else 1
+    check = run.view_of(base, 'model-seq')
+    print('\n'.join([*reasons, *([check.text()] if check else [])]))
+    return 0 if not reasons and (not check or check.ok) else 1
 
 
 def main(args: list[str]) -> int:
-    base = Base()
-    if not args:
-        given = settings.given
-        args = ['seq',
-                given['SEQ']] if given.get('SEQ') else [given['KVM']] if given.get('KVM') else []
-    if args in ([], ['run']):
-        depth, random, seed = option('DEPTH', 5), option('RANDOM',
-                                                         600), option('SEED', int(time.time()))
-        small = min(depth, 3)
-        plan = [f'-d:{small}', *([f'-d:{depth}:-m'] if depth > 3 else []), f'-r:{random}:-s:{seed}']
-        plan += [f'-d:{small}:-k'] * base.is_opt_in()
-        deep = f', of {depth} from different states' if depth > 3 else ''
-        return explore(base, plan, 3600,
-                       f'every sequence of {small} operations{deep}, random ones of seed {seed}')
+    base, given = Base(), settings.given
+    if not args and given.get('SEQ'):
+        args = ['seq', given['SEQ']]
+    args = args or [given.get('KVM') or 'run']
+    if args not in (['run'], ['test'], ['mainline'], ['mainline-series']) and (
+            len(args) != 2 or args[0] != 'seq'):
+        raise Fatal('usage: model run|test|mainline|mainline-series | seq SEQ')
+    run.prepare(base)
+    selftests.build(base, [PROGRAM])
+    if args[0] == 'seq':
+        return sequence(base, args[1])
+    if args[0].startswith('mainline'):
+        return compare(base, args == ['mainline-series'])
     if args == ['test']:
-        plan = ['-d:2', '-d:4:-m', f'-r:{option("RANDOM", 60)}:-s:{option("SEED", 1)}',
-                *['-d:3:-m:-k'] * base.is_opt_in()]
+        plan = ['-d:2', '-d:4:-m', f'-r:{option("RANDOM", 60)}:-s:{option("SEED", 1)}']
+        plan += ['-d:3:-m:-k'] * base.is_opt_in()
         return explore(base, plan, 600,
                        'every sequence of 2 operations, of 4 from different states, random ones')
-    if args in (['mainline'], ['mainline-series']):
-        return compare(base, args == ['mainline-series'])
-    if len(args) == 2 and args[0] == 'seq':
-        return sequence(base, args[1])
-    raise Fatal('usage: model run|test|mainline|mainline-series | seq SEQ')
+    depth, seed = option('DEPTH', 5), option('SEED', int(time.time()))
+    small = min(depth, 3)
+    plan = [f'-d:{small}', *([f'-d:{depth}:-m'] if depth > 3 else []),
+            f'-r:{option("RANDOM", 600)}:-s:{seed}', *[f'-d:{small}:-k'] * base.is_opt_in()]
+    return explore(base, plan, 3600, f'every sequence of {small} operations, of {depth} from '
+                   f'different states, random ones of seed {seed}')

@@ -42,10 +42,7 @@ def boot_both(base: Base, labels: dict[str, Kernel], tests: list[str], npt: int,
 
 
 def check_of(done: Boot) -> vmruns.Check | None:
-    if not done.vmruns:
-        return None
-    with open(done.vmruns) as f:
-        return vmruns.check(f, done.log.stem)
+    return vmruns.check_file(done.vmruns, done.log.stem)
 
 
 def as_expected(name: str, log_text: str, base: Base, n: int) -> Item:

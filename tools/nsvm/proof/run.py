@@ -38,7 +38,7 @@ def halves(past: list[Case], tests: list[str]) -> list[list[str]]:
     groups: list[list[str]] = [[], []]
     for t in sorted(tests, key=lambda t: -ms.get(t, 0)):
         min(groups, key=lambda group: sum(ms.get(t, 0) + 1 for t in group)).append(t)
-    return [[t for t in tests if t in group] for group in groups if group]
+    return [group for group in groups if group]
 
 
 def merge(logs: list[str], tests: list[str]) -> str:
@@ -49,41 +49,8 @@ def merge(logs: list[str], tests: list[str]) -> str:
     return ''.join([f'{first_line}\n', *(parts[t] for t in tests), '# nsvm: done\n'])
 
 
-def on_bochs(base: Base, kernel: Kernel, label: str, tests: list[str]) -> None:
-    begin = time.monotonic()
-    bochs.run(kernel, label, [*tests, 'load:own.ko:nested=1:nrips=0', *tests], base=base,
-              others={'own': kernel})
-    say('BOOT', f'{label}, {len(tests)} tests, again with nrips=0 ({elapsed(begin)})')
-
-
-def cases(log: str) -> list[Case]:
-    """On Bochs of two runs, those of the second one with another name"""
-    first, *more = bochs.sections(log)
-    return ktap.cases(first) + [replace(c, test=f'{c.test}, nrips=0') for section in more
-                                for c in ktap.cases(section)]
-
-
-def both(base: Base, kernel: Kernel, label: str, tests: list[str]) -> None:
-    """results/label.*: of the tests in the order in which they were asked for"""
-    begin = time.monotonic()
-    past = ktap.cases(read(base.results / f'{label}.log') or read(base.results / 'stock.log'))
-    groups = halves(past, tests) if jobs.workers() > 1 else [tests]
-    for f in base.results.glob(f'{label}.*'):
-        f.unlink()
-    done = jobs.together(*(lambda i=i, g=g: boot.run(kernel, f'{label}.{i}', g, base=base)
-                           for i, g in enumerate(groups, 1)))
-    put(base.results / f'{label}.log', merge([b.text() for b in done], tests))
-    put(base.results / f'{label}.console',
-        ''.join(b.console.read_text(errors='replace') for b in done))
-    if done[0].vmruns:
-        join(base.results / f'{label}.vmrun', [b.vmruns for b in done])
-    for f in base.results.glob(f'{label}.[12].*'):
-        f.unlink()
-    say('BOOT', f'{label}, npt=1, {len(tests)} tests ({elapsed(begin)})')
-
-
 def join(to: Path, logs: list[Path]) -> None:
-    """One log of VMRUNs, whose numbers go on"""
+    """One log of VMRUNs of several, whose numbers go on."""
     past = last = 0
     with open(to, 'w') as f:
         for i, log in enumerate(logs):
@@ -97,10 +64,45 @@ def join(to: Path, logs: list[Path]) -> None:
             past = last
 
 
-def base_alone(base: Base, kernel: Kernel) -> int:
+def boot_on_qemu(base: Base, kernel: Kernel, label: str, tests: list[str]) -> None:
+    """Run the tests, on two machines at a time if there is room; leaves results/<label>.*"""
+    begin, results = time.monotonic(), base.results
+    past = ktap.cases(read(results / f'{label}.log') or read(results / 'stock.log'))
+    groups = halves(past, tests) if jobs.workers() > 1 else [tests]
+    for f in results.glob(f'{label}.*'):
+        f.unlink()
+    boots = jobs.together(*(lambda i=i, group=group: boot.run(kernel, f'{label}.{i}', group,
+                                                              base=base)
+                            for i, group in enumerate(groups, 1)))
+    put(results / f'{label}.log', merge([b.text() for b in boots], tests))
+    put(results / f'{label}.console', ''.join(b.console.read_text(errors='replace')
+                                              for b in boots))
+    if boots[0].vmruns:
+        join(results / f'{label}.vmrun', [b.vmruns for b in boots])
+    for f in results.glob(f'{label}.[12].*'):
+        f.unlink()
+    say('BOOT', f'{label}, npt=1, {len(tests)} tests ({elapsed(begin)})')
+
+
+def boot_on_bochs(base: Base, kernel: Kernel, label: str, tests: list[str]) -> None:
+    """Run the tests, then once more without nRIP save."""
+    begin = time.monotonic()
+    bochs.run(kernel, label, [*tests, 'load:own.ko:nested=1:nrips=0', *tests], base=base,
+              others={'own': kernel})
+    say('BOOT', f'{label}, {len(tests)} tests, again with nrips=0 ({elapsed(begin)})')
+
+
+def cases(log: str) -> list[Case]:
+    """On Bochs of two runs, those of the second one with another name"""
+    first, *more = bochs.sections(log)
+    return ktap.cases(first) + [replace(c, test=f'{c.test}, nrips=0') for section in more
+                                for c in ktap.cases(section)]
+
+
+def run_stock_alone(base: Base, kernel: Kernel) -> int:
+    """Without a series, run tests of the kernel's own tree; one of them must pass."""
     tests_dir = selftests.build(base, selftests.NEIGHBOURS)
-    tests = read(tests_dir / '.stamp').split()[1:]
-    both(base, kernel, 'stock', tests)
+    boot_on_qemu(base, kernel, 'stock', read(tests_dir / '.stamp').split()[1:])
     results = ktap.cases(read(base.results / 'stock.log'))
     put(base.results / 'run.ktap', ktap.nested({'stock': results}))
     for c in results:
@@ -109,7 +111,7 @@ def base_alone(base: Base, kernel: Kernel) -> int:
     if not any(c.verdict == 'ok' for c in results):
         raise Fatal(f'no test passes (log: {rel(base.results)}/stock.log)')
     print(f'\n  There is no series in {rel(base.dir)}, and thus no verdict. {elapsed(begun)} in '
-          'all; ' f'results: {rel(base.results)}/run.ktap')
+          f'all; results: {rel(base.results)}/run.ktap')
     return 0
 
 
@@ -125,11 +127,7 @@ def prepare(base: Base) -> Kernel:
 
 
 def view_of(base: Base, label: str) -> vmruns.Check | None:
-    log = base.results / f'{label}.vmrun'
-    if not log.exists():
-        return None
-    with open(log) as f:
-        return vmruns.check(f, label)
+    return vmruns.check_file(base.results / f'{label}.vmrun', label)
 
 
 def judge_view(base: Base, prefix: str, checks: dict[str, vmruns.Check | None]) -> tuple[bool, str]:
@@ -152,49 +150,53 @@ def judge_view(base: Base, prefix: str, checks: dict[str, vmruns.Check | None]) 
     return True, ''
 
 
+def boot_both(base: Base, prefix: str, stock: Kernel, tests: list[str]) -> Kernel:
+    """Run the tests on both kernels, unless the stock one's results are known; the series"""
+    run_tests = boot_on_bochs if prefix else boot_on_qemu
+    made_of = boot.result_id(stock, [base.b / 'selftests' / t for t in tests])
+    log, stamp = (base.results / f'{prefix}stock.{kind}' for kind in ('log', 'id'))
+
+    def run_stock() -> None:
+        if read(stamp) == made_of and log.exists():
+            at = time.strftime('%H:%M:%S', time.localtime(log.stat().st_mtime))
+            say('BOOT', f'stock: results of {at}, nothing that they depend on has changed')
+            return
+        stamp.unlink(missing_ok=True)
+        run_tests(base, stock, f'{prefix}stock', tests)
+        put(stamp, made_of)
+
+    def run_series() -> Kernel:
+        series = kernels.series_kernel(base)
+        if prefix:		# one machine a kernel: beside the stock one
+            run_tests(base, series, f'{prefix}series', tests)
+        return series
+
+    series = jobs.together(run_stock, run_series)[1]
+    if not prefix:
+        run_tests(base, series, 'series', tests)
+    return series
+
+
 def main(args: list[str]) -> int:
     if args or settings.MACHINE not in ('qemu', 'bochs'):
         raise Fatal('usage: run, MACHINE=qemu or bochs')
     base = Base().lock()
-    on_other = settings.MACHINE == 'bochs'
-    prefix, boots = ('bochs-', on_bochs) if on_other else ('', both)
-
-    def result(name: str) -> Path:
-        return base.results / f'{prefix}{name}'
-
+    prefix = 'bochs-' if settings.MACHINE == 'bochs' else ''
     for name in report.FILES:
-        result(name).unlink(missing_ok=True)
-    kernel = prepare(base)
+        (base.results / f'{prefix}{name}').unlink(missing_ok=True)
+    stock = prepare(base)
     if base.worktree() == base.git('rev-parse', 'base^{tree}'):
-        return base_alone(base, kernel)
+        return run_stock_alone(base, stock)
     tests = selftests.wanted(base)
     if not tests:
         raise Fatal(f'no tests to run: no svm_nested_pat test in {rel(place.overlay)}')
-    made_of = boot.result_id(kernel, [base.b / 'selftests' / t for t in tests])
-
-    def run_base() -> None:
-        if read(result('stock.id')) == made_of and result('stock.log').exists():
-            at = time.localtime(result('stock.log').stat().st_mtime)
-            say('BOOT', f'stock: results of {time.strftime("%H:%M:%S", at)}, nothing that they '
-                'depend on has changed')
-            return
-        result('stock.id').unlink(missing_ok=True)
-        boots(base, kernel, f'{prefix}stock', tests)
-        put(result('stock.id'), made_of)
-
-    def run_series() -> Kernel:
-        series = kernels.series_kernel(base)
-        if on_other:		# one machine a kernel: beside the stock one
-            boots(base, series, f'{prefix}series', tests)
-        return series
-
-    series = jobs.together(run_base, run_series)[1]
-    made_with = jobs.together(lambda: versions.write(base, qemu.find().binary,
-                                                     [kernel.image, *series.modules]),
-                              lambda: None if on_other else boots(base, series, 'series', tests))[0]
+    series = boot_both(base, prefix, stock, tests)
+    made_with = versions.write(base, qemu.find().binary, [stock.image, *series.modules])
     say('VERSIONS', f'{versions.short(made_with)}; all: {rel(base.results)}/versions.txt')
-    results = {label: cases(read(result(f'{label}.log'))) for label in ('stock', 'series')}
-    put(result('run.ktap'), ktap.nested(results))
+    results = {label: cases(read(base.results / f'{prefix}{label}.log'))
+               for label in ('stock', 'series')}
+    ktap_file = base.results / f'{prefix}run.ktap'
+    put(ktap_file, ktap.nested(results))
     text, good = ktap.table(ktap.rows(results['stock'], results['series']))
     print(text)
     checks = {label: view_of(base, f'{prefix}{label}') for label in results}
@@ -202,5 +204,5 @@ def main(args: list[str]) -> int:
     good = good and view_good
     report.write(base, prefix, good, results, checks, lines, made_with)
     print(f'  The series {"does what it should" if good else "fails"}. {elapsed(begun)} in all; '
-          f'results: {rel(result("run.ktap"))}, {", ".join(report.FILES)}')
+          f'results: {rel(ktap_file)}, {", ".join(report.FILES)}')
     return 0 if good else 1

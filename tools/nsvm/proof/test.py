@@ -199,12 +199,7 @@ def run_short(base: Base) -> Items:
     return [Item(i.verdict, f'{name}: {i.name}', i.detail) for i in ktap.read(result)]
 
 
-# ---- the tables ----
-
-def has_quirk(base: Base) -> bool:
-    """A port of another base's quirk is tested with ALL=1 only."""
-    return base.is_opt_in() and (is_all() or base.before[-1].is_default())
-
+# ---- the table ----
 
 def other_bases(base: Base) -> list[Part]:
     """Those that use the src of no other one share nothing."""
@@ -247,17 +242,28 @@ def programs(base: Base, stock: Kernel, series: Kernel) -> list[Part]:
         Part('Files, and unit tests of the lab', check_files)]
 
 
-def full(base: Base, stock: Kernel, series: Kernel, neighbours: list[str]) -> list[Part]:
-    """All of make test; neighbours: KVM's own tests that run beside the PAT tests."""
+def table_of(base: Base, stock: Kernel, series: Kernel, neighbours: list[str],
+             is_short: bool) -> list[Part]:
+    """All parts; neighbours: KVM's own tests that run beside the PAT tests."""
+    in_full = is_all() or not is_short
+    quirk_in_full = is_all() and base.is_opt_in() and base.before[-1].is_default()
+    npt_0 = Part('Emulated machine, npt=0',
+                 lambda: parts.two_kernels(base, stock, series, 0, neighbours), when=in_full)
     table = [
         Part('Emulated machine, npt=1',
              lambda: parts.two_kernels(base, stock, series, 1, neighbours), NPT_1),
-        Part('The checker itself: a log that is right, spoilt', lambda: parts.checker(base), NPT_1),
+        Part('The checker itself: a log that is right, spoilt', lambda: parts.checker(base), NPT_1,
+             when=not is_short),
         Part("Mainline's own test", lambda: parts.mainlines_test(base, stock, series), NPT_1,
-             when=not base.own_tests()),
+             when=in_full and not base.own_tests()),
         Part('The quirk enabled', lambda: parts.with_quirk(base, series), NPT_1,
-             when=has_quirk(base)),
-        Part('Series', lambda: series_items(base), CHECKS),
+             when=base.is_opt_in() and (is_all() or base.before[-1].is_default())),
+        Part('Series', lambda: series_items(base), CHECKS)]
+    if is_short:
+        return [*table, npt_0, Part('Checkpoints between kernels', 'migrate run',
+                                    when=quirk_in_full),
+                Part('Each short sequence of operations', 'model test', when=quirk_in_full)]
+    table += [
         Part('make check: the mails, user-space ABI, the selftest', 'check fast', CHECKS),
         Part('Each patch builds (W=1, KVM_WERROR) and boots in its turn',
              lambda: parts.each_patch(base))]
@@ -265,27 +271,8 @@ def full(base: Base, stock: Kernel, series: Kernel, neighbours: list[str]) -> li
         table.append(Part('The lab\'s own tests: mail.t', lambda: tap(place.lab / 't/mail.t')))
     else:
         table += programs(base, stock, series)
-    return table + [
-        Part('Emulated machine, npt=0',
-             lambda: parts.two_kernels(base, stock, series, 0, neighbours)),
-        Part('Two CPUs', lambda: parts.two_cpus(base, series)),
-        Part('Style (checkpatch)', lambda: check_style(base), when=base.is_default())]
-
-
-def short(base: Base, stock: Kernel, series: Kernel) -> list[Part]:
-    """What make test runs for another base, one after the other."""
-    programs_too = is_all() and base.is_opt_in() and base.before[-1].is_default()
-    return [
-        Part('Series', lambda: series_items(base)),
-        Part('npt=1', lambda: parts.two_kernels(base, stock, series, 1, [])),
-        Part('npt=0', lambda: parts.two_kernels(base, stock, series, 0, []), when=is_all()),
-        Part("Mainline's own test", lambda: parts.mainlines_test(base, stock, series),
-             when=is_all() and not base.own_tests()),
-        Part('The quirk enabled', lambda: parts.with_quirk(base, series), when=has_quirk(base)),
-        Part('Checkpoints between kernels, with and without the quirk', 'migrate run',
-             when=programs_too),
-        Part('Each short sequence of operations, with and without the quirk', 'model test',
-             when=programs_too)]
+    return [*table, npt_0, Part('Two CPUs', lambda: parts.two_cpus(base, series)),
+            Part('Style (checkpatch)', lambda: check_style(base), when=base.is_default())]
 
 
 def chains(table: list[Part]) -> list[list[Part]]:
@@ -348,11 +335,10 @@ def run_all(base: Base, report: Report, is_short: bool) -> None:
     out = selftests.build(base, [*neighbours, *programs_in_c])
     made_with = versions.write(base, qemu.find().binary, [stock.image, *series.modules])
     say('VERSIONS', versions.short(made_with))
+    table = table_of(base, stock, series, [t for t in neighbours if (out / t).exists()], is_short)
+    run_parts(report, base, table, 1 if is_short else jobs.workers(2))
     if is_short:
-        run_parts(report, base, short(base, stock, series), 1)
         return
-    run_parts(report, base, full(base, stock, series, [t for t in neighbours
-                                                       if (out / t).exists()]), jobs.workers(2))
     if base.is_default() and not base.linux:
         run_parts(report, base, [Part('Ports', 'ports')], 1)		# looks at all of them
     record_tested(base, report, content, made_with)

@@ -29,6 +29,7 @@ first one, another CPU, restored state) are not counted.
 import functools
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Iterable, NamedTuple
 
 VMCB_NPT, VMCB_CR = 1 << 4, 1 << 5		# of the clean bits
@@ -244,6 +245,14 @@ def check(lines: Iterable[str], label: str) -> Check:
     for line in lines:
         feed(line)
     return result
+
+
+def check_file(log: Path | None, label: str) -> Check | None:
+    """The same of a file, if there is one."""
+    if not log or not log.exists():
+        return None
+    with open(log) as f:
+        return check(f, label)
 
 
 def verdict(check: Check | None) -> tuple[bool | str, str]:

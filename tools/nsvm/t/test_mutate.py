@@ -20,6 +20,17 @@ C = '''\
 	if (CC(!kvm_pat_valid(gpat)))
 		return false;
 '''
+VARIANTS = {
+    'a = b ? c : d;': ['a = c;', 'a = d;', ';'],
+    'if (one(x) && (two || !three))': [
+        'if (!(one(x) && (two || !three)))', 'if ((two || !three))', 'if (one(x))',
+        'if (one(x) || ((two || !three)))', 'if (one(x) && (two || three))'],
+    'return a || b && c;': ['return b && c;', 'return a;', 'return a && (b && c);', ';'],
+    'bool known = true;': ['bool known = false;'],
+    'if (!a != b) {': ['if (!a == b) {', 'if (a != b) {'],
+    'vmcb_set_gpat(svm->vmcb01.ptr, vcpu->arch.pat);': [
+        ';', 'vmcb_set_gpat(svm->vmcb01.ptr, to_svm(vcpu)->nested.gpat);',
+        'vmcb_set_gpat(svm->nested.vmcb02.ptr, vcpu->arch.pat);']}
 
 
 def mutants_of(touched: set[int]) -> list[mutate.Mutant]:
@@ -34,25 +45,7 @@ class Test(unittest.TestCase):
                           (9, 9, 'if (CC(!kvm_pat_valid(gpat)))'), (10, 10, 'return false;')])
 
     def test_variants(self) -> None:
-        for code, want in (('a = b ? c : d;',
-                            ['a = c;', 'a = d;', ';']), ('if (one(x) && (two || !three))', [
-                                'if (!(one(x) && (two || !three)))', 'if ((two || !three))',
-                                'if (one(x))', 'if (one(x) || ((two || !three)))',
-                                'if (one(x) && (two || three))'
-                            ]), ('return a || b && c;',
-                                 ['return b && c;', 'return a;', 'return a && (b && c);',
-                                  ';']), ('bool known = true;', ['bool known = false;']), (
-                                      'return one(x) && CC(!kvm_pat_valid(gpat));',
-                                      [  # a validity test, inverted
-                                          'return CC(!kvm_pat_valid(gpat));', 'return one(x);',
-                                          'return one(x) || CC(!kvm_pat_valid(gpat));', ';',
-                                          'return one(x) && CC(kvm_pat_valid(gpat));'
-                                      ]), ('if (!a != b) {', ['if (!a == b) {', 'if (a != b) {']),
-                           ('vmcb_set_gpat(svm->vmcb01.ptr, vcpu->arch.pat);', [
-                               ';', 'vmcb_set_gpat(svm->vmcb01.ptr, to_svm(vcpu)->nested.gpat);',
-                               'vmcb_set_gpat(svm->nested.vmcb02.ptr, vcpu->arch.pat);'
-                           ]),
-                           ):
+        for code, want in VARIANTS.items():
             self.assertEqual([new for _, new in mutate.variants(code)], want)
 
     def test_assertion(self) -> None:

@@ -4,8 +4,7 @@
 short  what this runs for each other base: the patches apply, both kernels build, the PAT tests
 ALL=1  adds whole kernels of bases that have no packaged one (without ALL=1, the changed files of
        KVM are compiled and not run); on other bases npt=0, mainline's own test, and the quirk of
-       an opt-in; mainline's model without its series; on Bochs the stock kernel, nrips=0, and
-       kernels that are broken on purpose
+       an opt-in; mainline's model without its series; on Bochs the stock kernel and nrips=0
 
 Each item is one line: "ok", "not ok" or "SKIP", its name, and what was seen.
 patches/<base>/cases has the expected results of the PAT tests: see expected.py.  Parts that are
@@ -223,7 +222,7 @@ def programs(base: Base, stock: Kernel, series: Kernel) -> list[Part]:
              'model-mainline-series.ktap'),
         *other_bases(base),
         Part('Bochs, a CPU that obeys g_pat', lambda: parts.on_bochs(base, stock, series), BOCHS),
-        Part('Memory types, on Bochs', 'types mutants' if is_all() else 'types', BOCHS, True),
+        Part('Memory types, on Bochs', 'types', BOCHS, True),
         Part('Kernels broken on purpose', 'mutants sample 8'),
         Part('Each short sequence of operations, against the model', 'model test'),
         Part('A minute of hostile input, a race (make fuzz has a debug kernel for it)',

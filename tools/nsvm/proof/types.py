@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""types [mutants] - the memory types that the CPU uses for accesses of L1 and L2
+"""types - the memory types that the CPU uses for accesses of L1 and L2
 
 Runs svm_nested_pat_types on Bochs, whose CPU obeys g_pat, on the stock kernel and on the series, in
 one boot.  Bochs' debugger prints the type of each access.  The expected type follows from the
@@ -9,16 +9,13 @@ nested page tables.
 
 The same program runs on QEMU: the plugin must see the same g_pat at each VMRUN as Bochs' CPU.
 
-mutants: also run kernels with defects that on QEMU only the VMRUN view can see.  They must give
-L2's memory a wrong type, or the CPU must refuse the VMRUN.
-
 Results: types.ktap; types.txt, the table; types.svg, the picture; types.trace, the lines of the
 trace that it is made from.
 Exit status: 0 if all is as expected, 3 without Bochs.
 """
 import re
 from dataclasses import dataclass, field
-from typing import Iterable, Iterator
+from typing import Iterator
 
 from kernel import kernels, selftests
 from kernel.kernels import Kernel
@@ -30,7 +27,6 @@ from lib.settings import place, rel
 from lib.svg import Picture
 from machine import bochs, boot, qemu
 from machine.bochs import Trace
-from proof import mutate
 from source import tree
 
 PROGRAM = 'svm_nested_pat_types'
@@ -46,12 +42,6 @@ LEFT_OUT = """\
   nested page tables, and hPAT, which hardware takes into account as well.
 
 """
-# What only the view can tell on QEMU: statement -> how it is broken
-BROKEN = {
-    'vmcb_set_gpat(svm->nested.vmcb02.ptr, gpat);': {'deleted': 'vmcb02 is never given its g_pat'},
-    'u64 gpat = nested_npt_enabled(svm) ? svm->nested.gpat : svm->vmcb01.ptr->save.g_pat;': {
-        'always first': 'always gPAT', 'always second': 'always hPAT'},
-    'return false;': {'deleted': 'an invalid g_pat is let through'}}
 
 
 @dataclass
@@ -68,7 +58,7 @@ class Part:
     lines: list[str] = field(default_factory=list)
 
 
-def used(lines: list[str]) -> dict[str, list[str]]:
+def types_of(lines: list[str]) -> dict[str, list[str]]:
     """MTRR type of the page -> memory type through each field; both, if read and write differ"""
     types: dict[tuple[str, int], list[str]] = {}
     for line in lines:
@@ -88,7 +78,7 @@ def parts(log: str, traces: list[Trace]) -> list[Part]:
     parts = []
     for (case, kind, pat, seen), t in zip(marks, traces):
         g_pat = [m[1] + m[2] for line in t.lines if (m := G_PAT.match(line))]
-        parts.append(Part(case, kind, pat, seen, t.tick, used(t.lines)
+        parts.append(Part(case, kind, pat, seen, t.tick, types_of(t.lines)
                           if kind in ('L1', 'L2') else {}, g_pat[-1] if g_pat else '', t.lines))
     return parts
 
@@ -107,40 +97,25 @@ def fault(p: Part) -> str:
 
 # ---- machines ----
 
-def broken(base: Base) -> Iterator[tuple[str, Kernel]]:
-    """What it is, and the kernel"""
-    for m in mutate.mutants(base.src, base.commit(), ''):
-        title = BROKEN.get(m.code, {}).get(m.change)
-        if title:
-            label = f'types-{m.name.partition(":")[2]}'
-            yield title, kernels.tree_kernel(base, mutate.tree(base, m, '-types'), '-types', label,
-                                             werror=False)
-
-
-def on_bochs(base: Base, all: dict[str, Kernel]) -> tuple[dict[str, list[Part]], dict[str, str]]:
-    """name -> parts; name -> why the CPU refused a VMRUN"""
-    names = {f'k{i}': name for i, name in enumerate(all)}
-    tests = [t for k in names for t in (f'load:{k}.ko:nested=1', PROGRAM)]
-    result, traces = bochs.run(all['stock'], 'types', tests, base=base,
-                               others=dict(zip(names, all.values())), trace=True)
-    sections = bochs.sections(result.text())[1:]
-    parts_of: dict[str, list[Part]] = {}
-    for name, section in zip(names.values(), sections):
+def run_on_bochs(base: Base, stock: Kernel, series: Kernel) -> list[list[Part]]:
+    """What the program does on the stock kernel, then on the series, in one boot."""
+    result, traces = bochs.run(stock, 'types', [PROGRAM, 'load:series.ko:nested=1', PROGRAM],
+                               base=base, others={'series': series}, trace=True)
+    parts_of_both = []
+    for section in bochs.sections(result.text()):
         if any(c.verdict != 'ok' for c in ktap.cases(section) if c.test == PROGRAM):
-            raise Fatal(f'{PROGRAM} fails on {name} (log: {rel(result.log)})')
-        n = len(re.findall('^# trace ', section, re.M))
-        parts_of[name], traces = parts(section, traces[:n]), traces[n:]
-    refused: dict[str, str] = {}
-    for tick, why in bochs.refused(base.results / 'types.bochs'):
-        refused.setdefault([name for name, p in parts_of.items() if p[0].tick <= tick][-1], why)
-    return parts_of, refused
+            raise Fatal(f'{PROGRAM} fails on Bochs (log: {rel(result.log)})')
+        count = len(re.findall('^# trace ', section, re.M))
+        parts_of_both.append(parts(section, traces[:count]))
+        traces = traces[count:]
+    return parts_of_both
 
 
-def on_qemu(base: Base, kernel: Kernel, label: str) -> list[str]:
+def run_on_qemu(base: Base, kernel: Kernel, label: str) -> list[str]:
     """g_pat at the last VMRUN of each part that has one"""
-    b = boot.run(kernel, f'types-{label}', [PROGRAM], base=base)
+    done = boot.run(kernel, f'types-{label}', [PROGRAM], base=base)
     g_pats, g_pat = [], ''
-    for line in open(b.vmruns) if b.vmruns else ():
+    for line in open(done.vmruns) if done.vmruns else ():
         f = line.split()
         if f[:1] == ['V']:
             g_pat = f[4]
@@ -196,66 +171,68 @@ def svg(base: list[Part], series: list[Part]) -> str:
     return str(picture)
 
 
-def judge(report: ktap.Report, parts_of: dict[str, list[Part]], refused: dict[str, str]) -> None:
-    base, series = parts_of['stock'], parts_of['series']
+def judge(report: ktap.Report, base: Base, stock: list[Part], series: list[Part]) -> None:
     for case in dict.fromkeys(p.case for p in series):
         faults = [f'{p.kind}: {why}' for p in series if p.case == case and (why := fault(p))]
         report.item(not faults, f'{case}: L1 and L2 have the types that their PAT says',
                     faults[0] if faults else '')
-    report.item('series' not in refused, 'the CPU refuses no VMRUN of the series',
-                refused.get('series', ''))
-    differ = sum(bool(fault(b)) for b in base if b.types)
+    refused = [why for tick, why in bochs.refused(base.results / 'types.bochs')
+               if tick >= series[0].tick]
+    report.item(not refused, 'the CPU refuses no VMRUN of the series', ''.join(refused[:1]))
+    differ = sum(fault(p) != '' for p in stock)
     report.item(differ > 0, 'on the stock kernel types are wrong',
-                f'in {differ} of {sum(bool(b.types) for b in base)}')
-    for name in list(parts_of)[2:]:
-        faults = [f'{p.case} {p.kind}: {why}' for p in parts_of[name] if p.types
-                  and (why := fault(p))]
-        why = refused.get(name) or (faults[0] if faults else '')
-        report.item(bool(why), f'mutant: {name}', why or 'no type is wrong, no VMRUN refused')
+                f'in {differ} of {sum(p.types != {} for p in stock)}')
 
 
-def agree(report: ktap.Report, label: str, ours: Iterable[Part], theirs: list[str]) -> None:
-    both = [p for p in ours if p.kind in ('vmrun', 'wrmsr')]
-    differ = [f'{p.case} {p.kind}: {p.g_pat} on Bochs, {q} on QEMU' for p, q in zip(both, theirs)
-              if p.g_pat != q]
-    if len(both) != len(theirs):
-        differ = [f'{len(both)} VMRUNs on Bochs, {len(theirs)} on QEMU']
-    report.item(not differ, f'QEMU and Bochs see the same g_pat on the {label}',
-                differ[0] if differ else f'at {len(both)} VMRUNs')
+def compare(report: ktap.Report, label: str, on_bochs: list[Part], on_qemu: list[str]) -> None:
+    """The plugin of QEMU and Bochs' CPU must see the same."""
+    name = f'QEMU and Bochs see the same g_pat on the {label}'
+    if not on_qemu:
+        report.item('skip', name, 'VMRUNs are not watched on QEMU')
+        return
+    parts = [p for p in on_bochs if p.kind in ('vmrun', 'wrmsr')]
+    differ = [f'{p.case} {p.kind}: {p.g_pat} on Bochs, {g_pat} on QEMU'
+              for p, g_pat in zip(parts, on_qemu) if p.g_pat != g_pat]
+    if len(parts) != len(on_qemu):
+        differ = [f'{len(parts)} VMRUNs on Bochs, {len(on_qemu)} on QEMU']
+    report.item(not differ, name, differ[0] if differ else f'at {len(parts)} VMRUNs')
+
+
+def keep(base: Base, stock: list[Part], series: list[Part]) -> bool:
+    """Table, picture and trace, in results/.
+
+    Returns:
+        Whether the picture is the one of the documentation.
+    """
+    picture = svg(stock, series)
+    put(base.results / 'types.txt',
+        LEFT_OUT + table(stock, series) + '\n' + table(stock, series, 'UC'))
+    put(base.results / 'types.svg', picture)
+    put(base.results / 'types.trace', ''.join(
+        f'{line}\n' for label, parts in (('stock', stock), ('series', series)) for p in parts
+        for line in (f'# {label} {p.case} {p.kind}', *p.lines)))
+    return picture == read(PICTURE)
 
 
 def main(args: list[str]) -> int:
-    if args not in ([], ['mutants']):
-        raise Fatal('usage: types [mutants]')
+    if args:
+        raise Fatal('usage: types')
     base = tree.make(Base().lock())
     jobs.together(bochs.ensure, qemu.ensure)
     selftests.build(base, [PROGRAM])
-    all = {'stock': kernels.stock_kernel(base), 'series': kernels.series_kernel(base)}
-    if args:
-        all.update(broken(base))
+    kernel_of = {'stock': kernels.stock_kernel(base), 'series': kernels.series_kernel(base)}
     report = ktap.Report(base.results / 'types.ktap')
-    say('TYPES', f'{len(all)} kernels on Bochs, under its debugger, which takes a minute or two')
-    (parts_of, refused), *theirs = jobs.together(
-        lambda: on_bochs(base, all), lambda: on_qemu(base, all['stock'], 'stock'),
-        lambda: on_qemu(base, all['series'], 'series'))
-    two = parts_of['stock'], parts_of['series']
-    picture = svg(*two)
-    put(base.results / 'types.txt', LEFT_OUT + table(*two) + '\n' + table(*two, 'UC'))
-    put(base.results / 'types.svg', picture)
-    trace = [line for label in ('stock', 'series') for p in parts_of[label]
-             for line in (f'# {label} {p.case} {p.kind}', *p.lines)]
-    put(base.results / 'types.trace', ''.join(f'{line}\n' for line in trace))
-    print('\n' + LEFT_OUT + table(*two, cases='npt_on.') +
+    say('TYPES', 'both kernels on Bochs, under its debugger, which takes a minute')
+    (stock, series), *on_qemu = jobs.together(
+        lambda: run_on_bochs(base, kernel_of['stock'], kernel_of['series']),
+        *(lambda label=label: run_on_qemu(base, kernel_of[label], label) for label in kernel_of))
+    same = keep(base, stock, series)
+    print('\n' + LEFT_OUT + table(stock, series, cases='npt_on.') +
           f'\n  the other cases, and MTRR type UC: {rel(base.results)}/types.txt\n')
-    judge(report, parts_of, refused)
+    judge(report, base, stock, series)
     if base.is_default():
-        same = picture == read(PICTURE)
         report.item(same, f'{rel(PICTURE)} is the picture of this',
                     '' if same else f'cp {rel(base.results)}/types.svg {rel(PICTURE)}')
-    for label, g_pats in zip(('stock', 'series'), theirs):
-        if g_pats:
-            agree(report, label, parts_of[label], g_pats)
-        else:
-            report.item('skip', f'QEMU and Bochs see the same g_pat on the {label}',
-                        'VMRUNs are not watched on QEMU')
+    for label, on_bochs, g_pats in zip(kernel_of, (stock, series), on_qemu):
+        compare(report, label, on_bochs, g_pats)
     return ktap.finish(report)

@@ -105,7 +105,7 @@ mutants: setup ## break the series in small ways: do the tests or the VMRUN view
 
 ##@ Cost
 .PHONY: bench
-bench: ## instructions of each operation, time to a verdict (PART=kernel, time; KERNELS=)
+bench: ## instructions of each operation, after each patch (KERNELS='stock series 3')
 	@$(N) setup run bench $S
 	@$(N) bench $S
 

@@ -28,7 +28,7 @@ MAIL = {'VERSION': 'of the series; with make V=5', 'SIGNOFF': "1: add the sender
         'PREFIX': "in place of PATCH, such as 'PATCH RESEND'"}
 OPTIONS = {
     'bases': {'TREES': 'git trees to look at as well, each perhaps with @COMMIT'},
-    'bench': {'PART': 'kernel or time', 'KERNELS': 'only these'},
+    'bench': {'KERNELS': 'only these'},
     'check': {'NAME': 'only these checks', 'AGAIN': '1: even if nothing has changed'},
     'clean': {'FORCE': '1: even if there is work that is not in patches/'}, 'fuzz': {
         'TIME': 'seconds', 'SEED': 'of the first round', 'STEPS': 'with SEED: repeat that round'},
@@ -45,7 +45,7 @@ OPTIONS = {
     'test': {'ALL': '1: whole kernels, and the other bases in full'},
     'view': {'CASE': 'a test case, or list'}}
 # What a program takes as its arguments, if it has none
-ARGUMENTS = {'bases': 'TREES', 'bench': 'PART', 'check': 'NAME', 'mutants': 'NAME',
+ARGUMENTS = {'bases': 'TREES', 'check': 'NAME', 'mutants': 'NAME',
              'remote': 'PART', 'stack': 'PART', 'view': 'CASE'}
 # These come before the program that is meant, with its settings
 FIRST_STEPS = ('setup', 'tree')

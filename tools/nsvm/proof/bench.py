@@ -1,12 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
-"""bench [kernel|time]... - measure what the series costs; without a name: both
+"""bench - what the series costs: instructions for each operation of svm_nested_pat_bench.c, on the
+stock kernel, after each patch, and on the series.  KERNELS='stock series 3': only these
 bench repeat [ROW] - for make test: does a second run of the benchmark give the same figures?  Only
 rows whose name begins with ROW
-
-kernel  Instructions for each operation of svm_nested_pat_bench.c: on the stock kernel, after each
-        patch, and on the series.  KERNELS='stock series 3': only these.
-time    Seconds of make run in a clone of the last commit, with downloads at hand; after an edit of
-        nested.c; with nothing changed.  Nothing else should run on the machine.
 
 The emulated machine's clock counts instructions of L0, L1 and L2, from just before the operation to
 just after it.  Compared figures have the same program, QEMU and command line, and repeat to the
@@ -19,17 +15,16 @@ Results: bench.ktap; bench.txt: the table; bench-<kernel>-<layout>.log: the boot
 Exit status: 0 measured, or all figures repeat; else 1.
 """
 import re
-import shutil
 import time
 from dataclasses import dataclass, field
 
 from kernel import kernels, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap, versions
-from lib.base import Base, git, put
+from lib.base import Base, put
 from lib.ktap import Report
 from lib.say import Fatal, Ticker, elapsed, say
-from lib.settings import place, rel, settings
+from lib.settings import rel, settings
 from machine import boot, qemu
 from source import tree
 
@@ -120,8 +115,8 @@ def table(measured: list[Subject]) -> list[str]:
             for name, cells in lines]
 
 
-def measure_kernels(base: Base, report: Report) -> None:
-    """Print and keep the table of instructions."""
+def measure_all(base: Base) -> int:
+    """Measure each kernel, print and keep the table."""
     measured = subjects(base)
     for old in base.results.glob('bench-*-*.*'):
         old.unlink()
@@ -138,39 +133,13 @@ def measure_kernels(base: Base, report: Report) -> None:
     print('', *lines, '', '  A column is what that kernel has more than the one left of it, the '
           'last one what it has', f'  more than the first one: {rel(base.results)}/bench.txt', '',
           sep='\n', flush=True)
+    report = Report(base.results / 'bench.ktap')
     for s in measured:
         medians = [s.medians(row) for row in s.runs[0]]
         spreads = [m[-1] - m[0] for m in medians]
         report.item('ok', f'{s.label} measured', f'{spreads.count(0)} of {len(spreads)} operations '
                     f'the same in each layout, all within {max(spreads)}')
-
-
-def measure_time(base: Base, report: Report) -> None:
-    """Seconds that a developer waits for the verdict of make run."""
-    clone, log = place.build / 'bench', base.logs / 'bench-time.log'
-
-    def seconds() -> str:
-        begin = time.monotonic()
-        if jobs.call(['make', 'run', f'BASE={base.name}'], log, cwd=clone) != 0:
-            raise Fatal(f'make run fails in a clone of this (log: {rel(log)})')
-        return elapsed(begin)
-
-    if base.linux:
-        raise Fatal('this is measured on a packaged source, not on LINUX=')
-    shutil.rmtree(clone, ignore_errors=True)
-    try:
-        git(place.build, 'clone', '-q', str(place.top), str(clone))
-        (clone / 'build').mkdir()
-        for name in ('dl', 'qemu'):
-            if (place.build / name).exists():
-                jobs.output(['cp', '-al', place.build / name, clone / 'build'])
-        report.item('ok', 'a fresh clone to verdict', seconds())
-        with open(clone / f'build/{base.name}/src/arch/x86/kvm/svm/nested.c', 'a') as f:
-            f.write('static int __maybe_unused nsvm_bench(void) { return 1; }\n')
-        report.item('ok', 'an edit of nested.c to verdict', seconds())
-        report.item('ok', 'nothing changed to verdict', seconds())
-    finally:
-        shutil.rmtree(clone, ignore_errors=True)
+    return ktap.finish(report)
 
 
 def repeat(base: Base, rows: str) -> int:
@@ -185,19 +154,12 @@ def repeat(base: Base, rows: str) -> int:
 
 
 def main(args: list[str]) -> int:
-    parts = {'kernel': measure_kernels, 'time': measure_time}
-    repeats = args[:1] == ['repeat'] and len(args) <= 2
-    if not repeats and not set(args) <= set(parts):
-        raise Fatal('usage: bench [kernel|time]... | bench repeat [ROW]')
+    if args and (args[0] != 'repeat' or len(args) > 2):
+        raise Fatal('usage: bench | bench repeat [ROW]')
     base = Base().lock()
     if base.own_tests():
         raise Fatal(f'the benchmark is for the ABI of this series, not for that of {base.name}')
     tree.make(base)
     qemu.ensure()
     selftests.build(base, [PROGRAM])
-    if repeats:
-        return repeat(base, ''.join(args[1:]))
-    report = Report(base.results / 'bench.ktap')
-    for part in args or parts:
-        parts[part](base, report)
-    return ktap.finish(report)
+    return repeat(base, ''.join(args[1:])) if args else measure_all(base)

@@ -140,32 +140,43 @@ def judge_unknown(base: Base, wanted: list[Mutant], every: list[Mutant],
     return past
 
 
-def report(base: Base, wanted: list[Mutant], every: list[Mutant], known: dict[str, Result],
-           name: str) -> bool:
-    """For people, and for make test; is all well?"""
+def report(base: Base, wanted: list[Mutant], known: dict[str, Result], names: set[str],
+           title: str) -> bool:
+    """Print and keep what is known of these mutants.
+
+    Args:
+        names: of all mutants that there are.
+        title: the name of the one item for make test.
+
+    Returns:
+        Whether none survives without a reason, and no reason is stale.
+    """
     reasons = dict(line.split(None, 1) for line in lines(base.dir / 'equivalent'))
-    names = {m.name for m in every}
-    stale = [f'stale: {n} is listed as equivalent and is no mutant' for n in reasons
-             if n not in names]
+    faults = [f'stale: {name} is listed as equivalent and is no mutant' for name in reasons
+              if name not in names]
     total: Counter[str] = Counter()
-    told: list[tuple[str, str]] = []
+    texts: list[str] = []
     for m in wanted:
         verdict, why = known[m.name].verdict, known[m.name].why
-        if verdict == 'killed' and m.name in reasons:
-            stale.append(f'stale: {m.name} is listed as equivalent and was killed by {why}')
-        if verdict == 'survived' and m.name in reasons:
+        text = f'{m.name} line {m.first}, {m.change}: {m.code}'
+        if verdict == 'killed':
+            if m.name in reasons:
+                faults.append(f'stale: {m.name} is listed as equivalent and was killed by {why}')
+            why = f'by {why}'
+        elif verdict == 'survived' and m.name in reasons:
             verdict, why = 'equivalent', reasons[m.name]
+        elif verdict == 'survived':
+            faults.append(f'survived {text}')
         total[verdict] += 1
-        told.append((verdict, f'{verdict:<10} {m.name} line {m.first}, {m.change}: {m.code}' +
-                     (f'\n           {"by " * (verdict == "killed")}{why}' if why else '')))
-    print('\n  '.join(['', *(text for verdict, text in told if verdict != 'killed'), *stale]))
-    put(base.results / 'mutants.txt', ''.join(f'{text}\n' for _, text in told))
+        texts.append(f'{verdict:<10} {text}' + (f'\n           {why}' if why else ''))
+        if verdict != 'killed':
+            print(f'  {texts[-1]}')
+    put(base.results / 'mutants.txt', ''.join(f'{text}\n' for text in texts))
     print(f'  Each mutant and what was the first to kill it: {rel(base.results)}/mutants.txt')
-    survivors = [text.split('\n')[0] for verdict, text in told if verdict == 'survived'] + stale
-    more = [f'{total[v]} {v}' for v in ('equivalent', 'unbuilt') if total[v]]
+    others = [f'{total[v]} {v}' for v in ('equivalent', 'unbuilt') if total[v]]
     result = ktap.Report(base.results / 'mutants.ktap')
-    result.item(not survivors, name,
-                ', '.join([f'{total["killed"]} of {len(wanted)}', *more, *survivors]))
+    result.item(not faults, title,
+                ', '.join([f'{total["killed"]} of {len(wanted)}', *others, *faults]))
     return result.close()
 
 
@@ -195,7 +206,8 @@ def main(args: list[str]) -> int:
         wanted, name, named = [m for m in every if m.name in args], 'these mutants are killed', True
         if len(wanted) != len({*args}):
             raise Fatal(f'no mutant {" ".join({*args} - {m.name for m in wanted})} (mutants list)')
-    good = report(base, wanted, every, judge_unknown(base, wanted, every, again=named), name)
+    good = report(base, wanted, judge_unknown(base, wanted, every, again=named),
+                  {m.name for m in every}, name)
     if named:
         print(f'  kernel: {rel(base.b)}/mutant0, its sources and objects: '
               f'{rel(base.b)}/module-mutant0')

@@ -99,14 +99,14 @@ def on_host(base: Base, host: str, files: list[Path], variables: dict[str, str],
         print(text, flush=True)
         return 0
     text, good = ktap.table(ktap.rows(before[0][1] if before else [], cases), label)
-    what = 'the series' if before else 'its KVM'
     nothing = not any(c.verdict == 'ok' for c in cases)
-    judged = f'{what} {"does what it should" if good else "fails"}'
-    verdict = 'nothing was tested' if nothing else judged
-    print(f'{head}{text}\n  {host}: {verdict}. {elapsed(begun)} in all; '
-          f'results: {rel(base.results)}/remote-{name}.ktap', flush=True)
-    return 0 if good else NOTHING if nothing and not any(c.verdict == 'not ok'
-                                                         for c in cases) else 1
+    subject = 'the series' if before else 'its KVM'
+    verdict = f'{subject} {"does what it should" if good else "fails"}'
+    print(f'{head}{text}\n  {host}: {"nothing was tested" if nothing else verdict}. '
+          f'{elapsed(begun)} in all; results: {rel(base.results)}/remote-{name}.ktap', flush=True)
+    if nothing and not any(c.verdict == 'not ok' for c in cases):
+        return NOTHING
+    return 0 if good else 1
 
 
 def main(args: list[str]) -> int:

@@ -85,7 +85,7 @@ def stories(lines: Iterable[str], want: str = '') -> list[Story]:
     Args:
         want: a test, a case, or the end of one after a dot; all by default.
     """
-    told: list[Story] = []
+    begun: list[Story] = []
     own: dict[str, str] = {}		# CPU -> the VMCB with which it runs L1
     # that -> fields of M: number, VMCB, r or w, RIP, value
     accesses: dict[str, tuple[str, ...]] = {}
@@ -94,8 +94,8 @@ def stories(lines: Iterable[str], want: str = '') -> list[Story]:
     def begin(case: str) -> Story | None:
         if want and want not in (case, test) and not case.endswith(f'.{want}'):
             return None
-        told.append(Story(test, case))
-        return told[-1]
+        begun.append(Story(test, case))
+        return begun[-1]
 
     for line in lines:
         match line.split():
@@ -126,7 +126,7 @@ def stories(lines: Iterable[str], want: str = '') -> list[Story]:
                 story = None
                 accesses.clear()
                 own.clear()
-    return [s for s in told if s.events or s.verdict]
+    return [s for s in begun if s.events or s.verdict]
 
 
 def pat_names(test: Path) -> Names:
@@ -227,10 +227,10 @@ def stories_of(base: Base, kernel: str, case: str) -> list[Story]:
     if not log.exists():
         raise Fatal(f'no {rel(log)}: make run first')
     with open(log, errors='replace') as f:
-        told = stories(f, case)
-    if not told:
+        wanted = stories(f, case)
+    if not wanted:
         raise Fatal(f'no case {case} in {rel(log)}: make view CASE=list')
-    return told
+    return wanted
 
 
 def main(args: list[str]) -> int:
@@ -245,15 +245,16 @@ def main(args: list[str]) -> int:
     tests = base.src / 'tools/testing/selftests/kvm/x86' if base.own_test() else place.overlay
     names: Names = {}
     panels = {}
-    for kernel, title in ('stock', 'stock'), ('series', 'with the series'):
-        told = stories_of(base, kernel, case)
-        for story in told:
+    for kernel in ('stock', 'series'):
+        wanted = stories_of(base, kernel, case)
+        for story in wanted:
             names |= pat_names(tests / f'{story.test}.c')
-        print('', kernel, *(f'{text(story, names)}\n' for story in told), sep='\n', end='')
-        panels[title] = next((s for s in told if s.events), told[0])
+        print('', kernel, *(f'{text(story, names)}\n' for story in wanted), sep='\n', end='')
+        panels[kernel] = next((s for s in wanted if s.events), wanted[0])
     picture = svg(panels, names)
     if picture:
         put(base.results / 'view.svg', picture)
-    print(f'\n  as a picture: {rel(base.results / "view.svg")}' if picture
-          else '\n  no picture: too long, or nothing happened')
+        print(f'\n  as a picture: {rel(base.results / "view.svg")}')
+    else:
+        print('\n  no picture: too long, or nothing happened')
     return 0

@@ -49,8 +49,9 @@ class Same(unittest.TestCase):
                 ('ok,not ok', 'ok,ok', fixed, (True, 'the same 1: 2 ok, 0 not ok, 0 skip; '
                                                'a_test y: an upstream fix')),
                 ('ok,ok', 'ok,not ok', fixed, (False, 'a_test y: ok, not ok (1 of 2)'))):
-            both = ([Case('a_test', name, verdict) for name, verdict in zip('xy', verdicts.split(','))
-                     if verdict] for verdicts in (was, now))
+            both = ([Case('a_test', name, verdict)
+                     for name, verdict in zip('xy', verdicts.split(',')) if verdict]
+                    for verdicts in (was, now))
             self.assertEqual(expected.same_verdicts(*both, may_pass), want)
 
     @mock.patch.object(expected, 'load', return_value=CASES | {('a_test', 'z'): '1-5'})

@@ -32,7 +32,7 @@ class Test(unittest.TestCase):
     def test_names_of_test_and_header(self) -> None:
         with tempfile.TemporaryDirectory() as tmp:
             test = Path(tmp) / 'a_test.c'
-            test.write_text('#include "kvm_util.h"\n#include "a.h"\n#define X 0x0007040600070406ull\n'
+            test.write_text('#include "kvm_util.h"\n#include "a.h"\n'
                             '#define GPAT\t0x0001040500010406uLL /* */\n')
             (test.parent / 'a.h').write_text('#define HPAT\t0x0007040600070406ull\t/* L1\'s */\n')
             self.assertEqual(view.pat_names(test),

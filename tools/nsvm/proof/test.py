@@ -39,6 +39,7 @@ from source import apply, export, package, tree
 from source.debian import NOT_HERE
 
 NPT_1, OTHERS, CHECKS, BOCHS = 'results of npt=1', "other bases' src", 'check', 'build/roots'
+LAB_TESTS = 'The lab\'s own tests'
 
 
 class Part(NamedTuple):
@@ -200,27 +201,26 @@ def run_short(base: Base) -> Items:
 
 # ---- the table ----
 
-def other_bases(base: Base) -> list[Part]:
-    """Those that use the src of no other one share nothing."""
-    if not base.is_default() or base.linux:
-        return []
-    others = [Base(name) for name in bases.names() if name != base.name]
-    others.sort(key=lambda other: not other.key('source'))	# with that it is a whole kernel
-    return [Part(other.name, lambda other=other: run_short(other), '' if other.key('source')
-                 or not other.key('suite') and not other.fix_tests() else OTHERS)
-            for other in others]
-
-
-def programs(base: Base, stock: Kernel, series: Kernel) -> list[Part]:
-    """The other programs of the lab, and its own tests; what takes long is early."""
-    same, lab = 'Another KVM does what the model does', 'The lab\'s own tests'
-    tests = sorted((place.lab / 't').glob('*.t'))
-    return [
+def other_kernels(base: Base) -> list[Part]:
+    """What uses the src of another base, and the other bases.  It takes long, and so is early."""
+    same = 'Another KVM does what the model does'
+    table = [
         Part('Checkpoints between kernels', 'migrate run', OTHERS),
         Part(f'{same}: mainline', 'model mainline', OTHERS, True, 'model-mainline.ktap', is_all()),
         Part(f'{same}: mainline-series', 'model mainline-series RANDOM=8', OTHERS, True,
-             'model-mainline-series.ktap'),
-        *other_bases(base),
+             'model-mainline-series.ktap')]
+    if base.is_default() and not base.linux:
+        for other in map(Base, bases.names()):
+            alone = other.key('source') or not other.key('suite') and not other.fix_tests()
+            table.append(Part(other.name, lambda other=other: run_short(other),
+                              '' if alone else OTHERS, when=other.name != base.name))
+    return table
+
+
+def programs(base: Base, stock: Kernel, series: Kernel) -> list[Part]:
+    """The other programs of the lab, and its own tests."""
+    tests = sorted((place.lab / 't').glob('*.t'))
+    return [
         Part('Bochs, a CPU that obeys g_pat', lambda: parts.on_bochs(base, stock, series), BOCHS),
         Part('Memory types, on Bochs', 'types', BOCHS, True),
         Part('Kernels broken on purpose', 'mutants sample 8'),
@@ -235,7 +235,7 @@ def programs(base: Base, stock: Kernel, series: Kernel) -> list[Part]:
         Part('Which release takes which series', 'bases newest', may_skip=True,
              result=place.build / 'bases/bases.ktap'),
         Part('The Debian package', 'deb check', may_skip=True),
-        *(Part(f'{lab}: {f.name}', lambda f=f: tap(f), CHECKS if f.name == 'checks.t' else '')
+        *(Part(f'{LAB_TESTS}: {f.name}', lambda f=f: tap(f), CHECKS if f.name == 'checks.t' else '')
           for f in tests),
         Part('Benchmark', 'bench repeat vmrun'),
         Part('Files, and unit tests of the lab', check_files)]
@@ -256,18 +256,21 @@ def table_of(base: Base, stock: Kernel, series: Kernel, neighbours: list[str],
         Part("Mainline's own test", lambda: parts.mainlines_test(base, stock, series), NPT_1,
              when=in_full and not base.own_tests()),
         Part('The quirk enabled', lambda: parts.with_quirk(base, series), NPT_1,
-             when=base.is_opt_in() and (is_all() or base.before[-1].is_default())),
-        Part('Series', lambda: series_items(base), CHECKS)]
+             when=base.is_opt_in() and (is_all() or base.before[-1].is_default()))]
+    series_part = Part('Series', lambda: series_items(base), CHECKS)
     if is_short:
-        return [*table, npt_0, Part('Checkpoints between kernels', 'migrate run',
-                                    when=quirk_in_full),
+        return [series_part, *table, npt_0,
+                Part('Checkpoints between kernels', 'migrate run', when=quirk_in_full),
                 Part('Each short sequence of operations', 'model test', when=quirk_in_full)]
+    if not base.own_tests():
+        table += other_kernels(base)
     table += [
+        series_part,
         Part('make check: the mails, user-space ABI, the selftest', 'check fast', CHECKS),
         Part('Each patch builds (W=1, KVM_WERROR) and boots in its turn',
              lambda: parts.each_patch(base))]
     if base.own_tests():		# the rest is about another ABI, or about the lab
-        table.append(Part('The lab\'s own tests: mail.t', lambda: tap(place.lab / 't/mail.t')))
+        table.append(Part(f'{LAB_TESTS}: mail.t', lambda: tap(place.lab / 't/mail.t')))
     else:
         table += programs(base, stock, series)
     return [*table, npt_0, Part('Two CPUs', lambda: parts.two_cpus(base, series)),

@@ -117,6 +117,7 @@ def table(measured: list[Subject]) -> list[str]:
 
 def measure_all(base: Base) -> int:
     """Measure each kernel, print and keep the table."""
+    report = Report(base.results / 'bench.ktap')
     measured = subjects(base)
     for old in base.results.glob('bench-*-*.*'):
         old.unlink()
@@ -133,7 +134,6 @@ def measure_all(base: Base) -> int:
     print('', *lines, '', '  A column is what that kernel has more than the one left of it, the '
           'last one what it has', f'  more than the first one: {rel(base.results)}/bench.txt', '',
           sep='\n', flush=True)
-    report = Report(base.results / 'bench.ktap')
     for s in measured:
         medians = [s.medians(row) for row in s.runs[0]]
         spreads = [m[-1] - m[0] for m in medians]

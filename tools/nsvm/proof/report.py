@@ -6,10 +6,8 @@ import re
 import xml.etree.ElementTree as ET
 
 from lib import ktap
-from lib.base import Base, put, read
+from lib.base import Base, put
 from lib.ktap import Case
-from lib.settings import settings
-from machine import bochs, boot
 from proof.vmruns import Check
 
 FILES = ('results.json', 'junit.xml')
@@ -17,25 +15,9 @@ FILES = ('results.json', 'junit.xml')
 NO_XML = re.compile('[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]')
 
 
-def machine(versions: dict[str, str]) -> dict:
-    if settings.MACHINE == 'bochs':
-        return {'name': f'Bochs of {bochs.SUITE}', 'cpu': bochs.CPU, 'cpus': 1,
-                'memory': bochs.MEMORY}
-    accel = boot.accelerator(False)
-    return {'name': versions['qemu'], 'accelerator': accel,
-            'cpu': 'host' if accel == 'kvm' else settings.CPU, 'cpus': settings.number('SMP'),
-            'memory': settings.number('MEMORY')}
-
-
 def as_json(base: str, good: bool, results: dict[str, list[Case]],
-            checks: dict[str, Check | None], **more) -> dict:
-    """All of a run.
-
-    Args:
-        base: its name.
-        results, checks: of the kernels "stock" and "series".
-        more: is added as it is.
-    """
+            checks: dict[str, Check | None], versions: dict[str, str]) -> dict:
+    """All of a run; results, checks: of the kernels "stock" and "series"."""
     now = datetime.datetime.now(datetime.timezone.utc)
     rows = ktap.rows(results['stock'], results['series'])
     return {'format': 1, 'date': now.isoformat(timespec='seconds'), 'passed': good, 'base': base,
@@ -46,7 +28,7 @@ def as_json(base: str, good: bool, results: dict[str, list[Case]],
                        for label, c in checks.items() if c},
             'cases': [{'test': r.test, 'case': r.case, 'stock': r.stock or None,
                        'series': r.series.verdict, 'reason': NO_XML.sub('?', r.series.reason)}
-                      for r in rows], **more}
+                      for r in rows], 'versions': versions}
 
 
 def as_junit(run: dict, reason: str) -> str:
@@ -79,12 +61,7 @@ def as_junit(run: dict, reason: str) -> str:
 def write(base: Base, prefix: str, good: bool, results: dict[str, list[Case]],
           checks: dict[str, Check | None], view_text: str, versions: dict[str, str]) -> None:
     """Write results/<prefix>FILES; view_text: what was said of VMRUNs."""
-    kernels = {label: re.search(r'^# nsvm: kernel (.*)',
-                                read(base.results / f'{prefix}{label}.log'), re.M)
-               for label in results}
-    run = as_json(base.name, good, results, checks, said=view_text.splitlines(),
-                  kernels={label: m[1] for label, m in kernels.items() if m},
-                  machine=machine(versions), versions=versions)
+    run = as_json(base.name, good, results, checks, versions)
     seen, summary = checks['series'], run['summary']
     reason = ''		# if cases say why, nothing else has to
     if not good and summary['ok'] and not summary['not ok']:

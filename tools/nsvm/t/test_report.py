@@ -23,7 +23,7 @@ FOUND = {'stock': [Case(TEST, SEEN, 'not ok', 'x'), Case(TEST, 'b', 'ok'),
 def made() -> dict:
     check = vmruns.check(LOG.splitlines(), 'series')
     return report.as_json('toy', False, FOUND, {'stock': None, 'series': check},
-                          versions={'source': '<a>'})
+                          {'source': '<a>'})
 
 
 class Test(unittest.TestCase):

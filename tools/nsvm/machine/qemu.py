@@ -97,7 +97,7 @@ def fetch(d: Path) -> None:
                          if not r.startswith('Package: qemu-'))
     suite = f'{debian.codename()}-backports'
     begin = time.monotonic()
-    with debian.Archive(suite, 'own') as apt:
+    with debian.Archive(suite, debian.own_suites()) as apt:
         apt.update(status)
         jobs.step('QEMU', place.build / 'qemu.log', f'{PACKAGE} of {suite} fetched',
                   apt.get('install', '--no-install-recommends', '--download-only', '-t', suite,

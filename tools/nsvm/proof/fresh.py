@@ -32,7 +32,7 @@ def sources(suite: str) -> list[str]:
     """Lines of sources.list: of the release and of its security archive"""
     entries = []
     for name in (suite, f'{suite}-security'):
-        with debian.Archive(name, 'one') as apt:
+        with debian.Archive(name, []) as apt:
             apt.configure()
             entries += re.sub(r' \[.*?\]', '', read(apt.dir / 'sources.list')).splitlines()
     return entries

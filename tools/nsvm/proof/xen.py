@@ -113,11 +113,7 @@ def linux(base: Base, to: Path) -> Path:
     vmlinuz"""
     name = f'linux-image-{distro.info(base, "release").replace("-cloud", "")}-unsigned'
     version, suite, _ = release.of_src(base)
-    deb = debian.at_hand(name, version, '')
-    if not deb:
-        with debian.Archive(suite) as apt:
-            apt.update()
-            deb = apt.fetch(name, version)
+    deb = debian.Archive(suite).have(name, version)
     debian.unpack(deb, to, '*/vmlinuz*', *(f'*/{m}.ko*' for m in MODULES))
     for ko in [*to.rglob('*.ko*')]:
         (to / f'{ko.name.partition(".")[0]}.ko').write_bytes(distro.decompress(ko))

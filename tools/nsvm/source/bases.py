@@ -14,7 +14,7 @@ Exit status: 0, or 3 if nothing could be had.
 from pathlib import Path
 
 from lib import ktap
-from lib.base import Base, digest, git, git_ok, names, read, root_of
+from lib.base import Base, digest, git, names, read, root_of
 from lib.say import Fatal, say
 from lib.settings import place
 from source import apply, debian, package, release, tree
@@ -28,14 +28,15 @@ TOUCHED = ['Makefile', 'Documentation/virt', 'arch/x86/include', 'arch/x86/kvm',
            'tools/testing/selftests/kvm', 'virt/kvm']
 
 
-def releases(packages: set[str], newest: bool) -> dict[tuple[str, str], list[str]]:
-    """(package, version) -> suites that have it; of an upstream release the newest version"""
+def releases(bases: list[Base], newest: bool) -> dict[tuple[str, str], list[str]]:
+    """(package or file, version) -> suites that have it; of an upstream release the newest
+    version"""
     suites_of: dict[tuple[str, str], list[str]] = {}
     for suite in SUITES:
         try:
-            with debian.Archive(suite, 'one') as apt:
+            with debian.Archive(suite, []) as apt:
                 apt.update()
-                for name in packages:
+                for name in {base.key('package') for base in bases} - {''}:
                     for version in release.versions_in(apt, name)[:1 if newest else None]:
                         upstream = release.upstream_part(version)
                         key = next(((n, v) for n, v in suites_of if n == name
@@ -43,7 +44,8 @@ def releases(packages: set[str], newest: bool) -> dict[tuple[str, str], list[str
                         suites_of.setdefault(key, []).append(suite)
         except Fatal as e:
             say('BASES', f'{suite}: {e}')
-    return suites_of
+    return suites_of | {(base.key('file'), base.key('version')): [base.key('suite')]
+                        for base in bases if base.key('file')}
 
 
 def in_order(suites_of: dict[tuple[str, str], list[str]]) -> list[tuple[str, str]]:
@@ -52,38 +54,17 @@ def in_order(suites_of: dict[tuple[str, str], list[str]]) -> list[tuple[str, str
             for version in release.newest_first({v for n, v in suites_of if n == name})]
 
 
-def src_of(package: str, version: str) -> tuple[Path, str] | None:
-    """A src that was made of that release, and its commit without any series"""
+def tree_of(base: Base, name: str, version: str, suite: str) -> tuple[Path, str]:
+    """A git tree with what patches touch of a release, and its commit without any series"""
     for mark in place.build.glob('*/src/.git/nsvm-source'):
-        if read(mark).startswith(f'source {package} {version}\n'):
+        if read(mark).startswith(f'source {name} {version}\n'):
             return mark.parents[1], root_of(mark.parents[1])
-    return None
-
-
-def tree_of_package(base: Base, version: str, suites: list[str]) -> tuple[Path, str]:
-    """A git tree with what patches touch of a release, and its commit"""
-    if there := src_of(base.key('package'), version):
-        return there
-    to = place.build / f'bases/{base.key("package")}_{version}'
+    to = place.build / f'bases/{name}_{version}'
     if not read(to / '.git/nsvm-base'):
         to.parent.mkdir(parents=True, exist_ok=True)
-        archive = debian.at_hand(base.key('package'), version, '')
-        if not archive:
-            with debian.Archive(suites[0], 'one') as apt:
-                apt.update()
-                archive = apt.fetch(base.key('package'), version)
-        package.make_tree(base, archive, to, TOUCHED, suites[0])
-    return to, 'base'
-
-
-def tree_of_file(base: Base) -> tuple[Path, str]:
-    """The same of a base that has one release, the file of a source package"""
-    if there := src_of(base.key('file'), base.key('version')):
-        return there
-    to = place.build / f'bases/{base.key("file")}'
-    if not read(to / '.git/nsvm-base'):
-        to.parent.mkdir(parents=True, exist_ok=True)
-        package.make_tree(base, release.file_of(base), to, TOUCHED, base.key('suite'))
+        apt = debian.Archive(suite, [], bool(base.key('file')))
+        archive = release.archive_of(base, version, apt)
+        package.make_tree(base, archive, to, TOUCHED, suite)
     return to, 'base'
 
 
@@ -91,11 +72,7 @@ def borrow(named: str) -> tuple[Path, str]:
     """A repository that has the objects of a user's tree, which stays as it is, and the commit"""
     where, _, ref = named.partition('@')
     theirs = Path(where).expanduser()
-    if not git_ok(theirs, 'rev-parse', '--git-dir'):
-        raise Fatal(f'{where} is no git tree')
-    commit = git(theirs, 'rev-parse', '-q', '--verify', f'{ref or "HEAD"}^{{commit}}', check=False)
-    if not commit:
-        raise Fatal(f'{where} has no commit {ref}')
+    commit = tree.commit_in(theirs, ref or 'HEAD', where)
     repo = place.build / f'bases/borrowed-{digest(str(theirs.resolve()))}'
     if not (repo / 'HEAD').exists():
         repo.mkdir(parents=True, exist_ok=True)
@@ -104,14 +81,10 @@ def borrow(named: str) -> tuple[Path, str]:
     return repo, commit
 
 
-def line_of(kernel: str) -> str:
-    """6.12 of 6.12.117"""
-    return '.'.join(kernel.split('.')[:2])
-
-
 def bases_for(kernel: str, bases: list[Base]) -> list[Base]:
-    """Those of its line; if there is none, the ports"""
-    same = [base for base in bases if line_of(base.key('kernel')) == line_of(kernel)]
+    """Those of its line, such as 6.12; if there is none, the ports"""
+    same = [base for base in bases
+            if base.key('kernel').split('.')[:2] == kernel.split('.')[:2]]
     return same or [base for base in bases if not base.own_tests()]
 
 
@@ -130,24 +103,17 @@ def main(args: list[str]) -> int:
     newest, trees = 'newest' in args, [arg for arg in args if arg != 'newest']
     report = ktap.Report(place.build / 'bases/bases.ktap')
     report.group('Releases in Debian')
-    suites_of = releases({base.key('package') for base in bases if base.key('package')}, newest)
+    suites_of = releases(bases, newest)
     for name, version in in_order(suites_of):
+        of = [base for base in bases if name in (base.key('package'), base.key('file'))]
         suites = suites_of[name, version]
-        of = [base for base in bases if base.key('package') == name]
         try:
-            repo, commit = tree_of_package(of[0], version, suites)
+            repo, commit = tree_of(of[0], name, version, suites[0])
         except Fatal as e:
             report.item('skip', f'{name} {version}', str(e))
             continue
         for base in of:
             report_on(report, base, repo, commit, f'{base.name} on {version} ({", ".join(suites)})')
-    for base in bases:
-        if base.key('file'):
-            try:
-                report_on(report, base, *tree_of_file(base),
-                          f'{base.name} on {base.key("kernel")} (the file {base.key("file")})')
-            except Fatal as e:
-                report.item('skip', f'{base.name} on {base.key("kernel")}', str(e))
     if trees:
         report.group('Git trees')
     for named in trees:

@@ -38,8 +38,13 @@ Acquire::Retries "2";
 
 
 def codename() -> str:
+    """Of the machine's release, '' if it is no Debian"""
     m = re.search(r'^VERSION_CODENAME="?([^"\n]*)', read(Path('/etc/os-release')), re.M)
     return m[1] if m else ''
+
+
+def own_suites() -> list[str]:
+    return [codename() + part for part in ('', '-updates', '-security')]
 
 
 def has_sum(file: Path, sha256: str) -> bool:
@@ -48,51 +53,54 @@ def has_sum(file: Path, sha256: str) -> bool:
 
 
 class Archive:
-    """The machine's own ("" or "own"), or with a suite that one's
+    """The machine's own ("" or "own"), or that of a suite, with lists of its own"""
 
-    kind: of a suite, "deb" (its packages; one of the machine's own is that), "one" (its packages,
-    even so), "own" (with the machine's, which know the packages that are installed), "root" (with
-    those of the release that backports are for) or "source"."""
-
-    def __init__(self, suite: str = '', kind: str = 'deb') -> None:
-        own = codename()
-        if suite == 'own' or suite in (own, f'{own}-updates', f'{own}-security') and kind == 'deb':
+    def __init__(self, suite: str = '', also: list[str] | None = None,
+                 source: bool = False) -> None:
+        """
+        Args:
+            suite: one of the machine's own release is the machine's own archive, but for the next
+                two.
+            also: other suites whose packages are known, too, perhaps none.
+            source: the files of source packages, not packages.
+        """
+        if suite == 'own' or suite in own_suites() and also is None and not source:
             suite = ''
         if suite and not re.fullmatch(r'[a-z0-9-]+', suite):
             raise Fatal(f'suite {suite} is no name of a suite')
         self.suite = suite
-        self.kind = kind
+        self.also = also or []
+        self.type = 'deb-src' if source else 'deb'
         self.dir = place.build / 'apt' / f'{suite}-{os.getpid()}-{threading.get_ident()}'
 
     # ---- apt's view ----
+
+    def sources(self) -> list[str]:
+        """The lines of sources.list; the suites are where those of the machine are"""
+        keyrings = [f for end in ('gpg', 'pgp')
+                    if (f := Path(f'/usr/share/keyrings/debian-archive-keyring.{end}')).exists()]
+        key = f'[signed-by={keyrings[0]}] ' if keyrings else ''
+        own, lines = codename(), []
+        targets = jobs.output(['apt-get', 'indextargets', '--format',
+                               '$(REPO_URI) $(RELEASE) $(COMPONENT)', 'Created-By: Packages'])
+        there = [line.split() for line in targets.splitlines() if len(line.split()) == 3]
+        for suite in (self.suite, *self.also):
+            like = f'{own}-security' if suite.endswith('-security') else own
+            lines += [f'{self.type} {key}{uri} {suite} {part}' for uri, release, part in there
+                      if own and release == like]
+        return list(dict.fromkeys(lines))
 
     def configure(self, status: str = '') -> None:
         """Of a suite: sources.list and apt.conf; status: packages that are there"""
         if not shutil.which('apt-get'):
             raise Fatal('there is no apt-get here', NOT_HERE)
-        own = codename()
-        keyrings = [f for end in ('gpg', 'pgp')
-                    if (f := Path(f'/usr/share/keyrings/debian-archive-keyring.{end}')).exists()]
-        key = f'[signed-by={keyrings[0]}] ' if keyrings else ''
-        targets = jobs.output(['apt-get', 'indextargets', '--format',
-                               '$(REPO_URI) $(RELEASE) $(COMPONENT)', 'Created-By: Packages'])
-        there = [line.split() for line in targets.splitlines() if len(line.split()) == 3]
-        like = f'{own}-security' if self.suite.endswith('-security') else own
-        kind = 'deb-src' if self.kind == 'source' else 'deb'
-        sources = [f'{kind} {key}{uri} {self.suite} {part}' for uri, release, part in there if own
-                   and release == like]
+        sources = self.sources()
         if not sources:
             raise Fatal('apt knows no archive of this release '
-                        f'({own or "no VERSION_CODENAME in /etc/os-release"})', NOT_HERE)
-        if self.kind == 'root':
-            sources += [s.replace(f' {self.suite} ', f' {self.suite.removesuffix("-backports")} ')
-                        for s in sources]
-        if self.kind == 'own':
-            sources += [f'deb {key}{uri} {release} {part}' for uri, release, part in there
-                        if release in (own, f'{own}-updates', f'{own}-security')]
+                        f'({codename() or "no VERSION_CODENAME in /etc/os-release"})', NOT_HERE)
         for sub in ('lists/partial', 'cache/archives/partial'):
             (self.dir / sub).mkdir(parents=True, exist_ok=True)
-        put(self.dir / 'sources.list', ''.join(f'{s}\n' for s in dict.fromkeys(sources)))
+        put(self.dir / 'sources.list', ''.join(f'{s}\n' for s in sources))
         put(self.dir / 'status', status)
         put(self.dir / 'apt.conf', CONF.format(d=self.dir))
 
@@ -164,9 +172,8 @@ class Archive:
             tmp.mkdir(parents=True)
             try:
                 if file:	# the other files of a source package may be gone
-                    argv = self.argv('apt-helper', 'download-file', uri, f'{tmp}/{name}')
-                    if not shutil.which('apt-helper'):
-                        argv[0] = '/usr/lib/apt/apt-helper'
+                    argv = self.argv(shutil.which('apt-helper') or '/usr/lib/apt/apt-helper',
+                                     'download-file', uri, f'{tmp}/{name}')
                 else:
                     argv = self.get('download', f'{package}={version}' if version else package)
                 jobs.step('APT', place.build / f'fetch-{package}.log', f'{name} fetched', argv,
@@ -179,6 +186,15 @@ class Archive:
                 shutil.rmtree(tmp, ignore_errors=True)
         put(to.with_name(f'{name}.sha256'), f'{sha}\n')
         return to
+
+    def have(self, package: str, version: str, file: str = '', sha256: str = '') -> Path:
+        """The same: what is in build/dl, see at_hand(), else it is fetched, by new lists"""
+        kept = at_hand(file or package, version, sha256)
+        if kept:
+            return kept
+        with self:
+            self.update()
+            return self.fetch(package, version, file)
 
 
 def at_hand(package: str, version: str, sha256: str) -> Path | None:
@@ -224,7 +240,7 @@ def root(suite: str, name: str, packages: list[str]) -> Path:
     shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir(parents=True)
     try:
-        with Archive(suite, 'root') as apt:
+        with Archive(suite, [suite.removesuffix('-backports')]) as apt:
             apt.update()
             jobs.step('APT', place.build / f'root-{name}.log',
                       f'{", ".join(packages[:2])} of {suite} fetched, and what they need',

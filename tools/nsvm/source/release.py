@@ -10,7 +10,8 @@ A base is a line of kernels.  In this order, each the newest one:
   3. of the other suites in BASE, and of what is in build/dl, one that takes them, strictly or
      else with -C1
 
-What is not the first choice is said in one line, with patch, file and line.
+What is not the first choice is said in one line, with patch, file and line.  A base with "file:"
+in BASE has one release.
 """
 import re
 import shutil
@@ -80,24 +81,38 @@ def versions_in(apt: debian.Archive, name: str) -> list[str]:
                          and 'Version' in r})
 
 
+def versions_of_own(apt: debian.Archive, name: str) -> list[str]:
+    """Of the machine's own archive, whose lists may be missing, or promise what is gone"""
+    try:
+        versions = versions_in(apt, name)
+        apt.fetch(name, versions[0] if versions else '')
+        return versions
+    except Fatal as e:
+        if e.status != NOT_HERE:
+            raise
+    setup.update_lists()
+    return versions_in(apt, name)
+
+
 def kept(name: str) -> list[str]:
     """Versions of a package that were fetched once, newest first"""
-    return newest_first({f.name.split('_')[1].replace('%3a', ':')
-                         for f in place.downloads.glob(f'{name}_*.deb')})
+    return newest_first({f.name.split('_')[1] for f in place.downloads.glob(f'{name}_*.deb')})
 
 
 def offers(base: Base, reasons: list[str]) -> Iterator[Offer]:
-    """Of a packaged source, in the order in which they are tried; reasons: why a suite has none"""
+    """In the order in which they are tried; reasons: why a suite has none"""
+    if base.key('file'):
+        yield Offer(base.need_key('version'), debian.Archive(base.need_key('suite'), source=True))
+        return
     name = base.need_key('package')
     for suite in suites(base):
         with debian.Archive(suite) as apt:
             try:
                 apt.update()
-                versions = versions_in(apt, name)
-                if not versions and not suite:
-                    setup.update_lists()
-                    versions = versions_in(apt, name)
+                versions = versions_in(apt, name) if suite else versions_of_own(apt, name)
             except Fatal as e:
+                if e.status != NOT_HERE:
+                    raise
                 reasons.append(str(e))
                 continue
             if not versions:
@@ -106,23 +121,21 @@ def offers(base: Base, reasons: list[str]) -> Iterator[Offer]:
     yield from (Offer(version) for version in kept(name))
 
 
-def fetch(base: Base, offer: Offer) -> Path:
-    """The package, in build/dl.  Fatal 3 if it cannot be had"""
-    name = base.key('package')
-    if offer.archive:
-        return offer.archive.fetch(name, offer.version)
-    archive = debian.at_hand(name, offer.version, base.key('sha256'))
-    if not archive:
-        raise Fatal(f'nobody knows the SHA256 of {name} {offer.version} in {rel(place.downloads)}',
-                    NOT_HERE)
-    return archive
+def archive_of(base: Base, version: str, apt: debian.Archive) -> Path:
+    """The package or tarball of that version, in build/dl.  Fatal 3 if it cannot be had"""
+    return apt.have(base.key('source') or base.need_key('package'), version, base.key('file'),
+                    base.key('sha256'))
 
 
 def attempt(base: Base, offer: Offer) -> Candidate:
     """Fetch it, unpack it, apply the patches.  Fatal 3 if it cannot be had"""
-    archive, tree = fetch(base, offer), base.b / f'candidate-{offer.version}'
-    suite = offer.archive.suite if offer.archive else suites(base)[0]
-    package.make_tree(base, archive, tree, package.part_of(base), suite)
+    apt = offer.archive or debian.Archive(suites(base)[0])
+    if offer.archive and not base.key('file'):
+        archive = apt.fetch(base.key('package'), offer.version)
+    else:
+        archive = archive_of(base, offer.version, apt)
+    tree = base.b / f'candidate-{offer.version}'
+    package.make_tree(base, archive, tree, package.part_of(base), apt.suite)
     candidate = Candidate(offer, tree, package.release(tree))
     try:
         candidate.applied = apply.apply_in(base, tree, apply.patches(*base.before, base))
@@ -131,23 +144,8 @@ def attempt(base: Base, offer: Offer) -> Candidate:
     return candidate
 
 
-def update_lists(reasons: list[str]) -> bool:
-    """Of the machine's own apt; reasons: why not"""
-    try:
-        setup.update_lists()
-        return True
-    except Fatal as e:
-        reasons.append(str(e))
-        return False
-
-
-def search(base: Base, reasons: list[str], is_fresh: bool = False) -> list[Candidate]:
-    """Candidates up to the one that is used; reasons: why others could not be had.
-
-    Args:
-        is_fresh: apt's lists are new.  If not, what they promise may be gone: then they are fetched
-            again.
-    """
+def search(base: Base, reasons: list[str]) -> list[Candidate]:
+    """Candidates up to the one that is used; reasons: why others could not be had"""
     tried: list[Candidate] = []
     with closing(offers(base, reasons)) as all_offers:
         for offer in all_offers:
@@ -163,66 +161,32 @@ def search(base: Base, reasons: list[str], is_fresh: bool = False) -> list[Candi
                 if e.status != NOT_HERE:
                     raise
                 reasons.append(str(e))
-                is_own = is_first and not offer.archive.suite
-                if is_own and not tried and not is_fresh and update_lists(reasons):
-                    return search(base, reasons, True)
                 continue
             if tried[-1].is_strict() or is_broken(base, tried[-1]):
                 break
     return tried
 
 
-def describe(base: Base, kernel: str, offer: str) -> None:
-    made_on = base.key('kernel')
+def take(base: Base, tried: list[Candidate], reasons: list[str]) -> None:
+    """The first that takes the patches strictly becomes src, else the first that takes them"""
+    if tried and is_broken(base, tried[-1]):
+        raise Fatal(f'{tried[-1].refusal} (on {tried[-1].kernel}, the release {rel(base.dir)} '
+                    'was made on)')
+    usable = sorted((c for c in tried if c.applied), key=lambda c: not c.is_strict())
+    if not usable:
+        why = f'{base.key("package")} {tried[0].offer}: {tried[0].refusal}' if tried else reasons[0]
+        more = '; nor does an older one that can be had' if len(tried) > 1 else ''
+        raise Fatal(f'{why}{more} (for {base.name}; LINUX= takes a tree of yours)', NOT_HERE)
+    kernel, newest = usable[0].kernel, tried[0]
+    shutil.rmtree(base.src, ignore_errors=True)
+    usable[0].tree.replace(base.src)
     purpose = 'the series was made on' if base.series() else f'{rel(base.dir)} was made for'
+    made_on = base.key('kernel')
     same = f', the release {purpose}' if kernel == made_on else f'; {purpose} {made_on}'
-    say('TREE', f'{base.project()} {kernel} ({offer}){same}')
-
-
-def take_package(base: Base) -> None:
-    """The candidate that is used becomes src"""
-    reasons: list[str] = []
-    name = base.need_key('package')
-    try:
-        tried = search(base, reasons)
-        if tried and is_broken(base, tried[-1]):
-            raise Fatal(f'{tried[-1].refusal} (on {tried[-1].kernel}, the release {rel(base.dir)} '
-                        'was made on)')
-        usable = sorted((c for c in tried if c.applied), key=lambda c: not c.is_strict())
-        if not usable:
-            why = f'{name} {tried[0].offer}: {tried[0].refusal}' if tried else reasons[0]
-            more = '; nor does an older one that can be had' if len(tried) > 1 else ''
-            raise Fatal(f'{why}{more} (for {base.name}; LINUX= takes a tree of yours)', NOT_HERE)
-        shutil.rmtree(base.src, ignore_errors=True)
-        usable[0].tree.replace(base.src)
-        describe(base, usable[0].kernel, str(usable[0].offer))
-        if tried[0] is not usable[0]:
-            newer = tried[0]
-            why = newer.refusal or f'takes {newer.applied.loose[0]} only with git am -C1'
-            say('TREE', f'{newer.offer} is not used: {why}')
-    finally:
-        for leftover in base.b.glob('candidate-*'):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def file_of(base: Base) -> Path:
-    """A file of a source package, of one release, in build/dl.  Fatal 3 if it is gone"""
-    file, suite = base.key('file'), base.key('suite')
-    archive = debian.at_hand(file, '', base.key('sha256'))
-    if archive:
-        return archive
-    with debian.Archive(suite, 'source') as apt:
-        try:
-            apt.update()
-            return apt.fetch(base.key('source'), base.key('version'), file)
-        except Fatal as e:
-            raise Fatal(f'{e} (for {base.name}; LINUX= takes a tree of yours)', e.status) from None
-
-
-def take_file(base: Base) -> None:
-    """That file becomes src"""
-    package.make_tree(base, file_of(base), base.src, package.part_of(base), base.key('suite'))
-    describe(base, package.release(base.src), base.key('version'))
+    say('TREE', f'{base.project()} {kernel} ({usable[0].offer}){same}')
+    if newest is not usable[0]:
+        why = newest.refusal or f'takes {newest.applied.loose[0]} only with git am -C1'
+        say('TREE', f'{newest.offer} is not used: {why}')
 
 
 def choose(base: Base) -> None:
@@ -233,27 +197,27 @@ def choose(base: Base) -> None:
             and line, and LINUX=.
     """
     place.downloads.mkdir(parents=True, exist_ok=True)
-    take_file(base) if base.key('file') else take_package(base)
+    reasons: list[str] = []
+    try:
+        take(base, search(base, reasons), reasons)
+    finally:
+        for leftover in base.b.glob('candidate-*'):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def of_src(base: Base) -> tuple[str, str, str]:
     """Version, suite and archive of the package that src is from.  Fatal 3 if it is from none"""
-    m = re.match(r'source \S+ (\S+)\n(?:suite (\S+)\n)?sha256 \S* (\S+)',
+    m = re.match(r'source \S+ (\S+)\nsuite (\S+)\nsha256 \S* (\S+)',
                  read(base.src / '.git/nsvm-source'))
     if not m:
         raise Fatal(f"{rel(base.src)} is from no package of Debian's", NOT_HERE)
-    return m[1], m[2] or suites(base)[0], m[3]
+    return m[1], m[2], m[3]
 
 
 def archive_of_src(base: Base) -> Path:
     """The package or tarball that src is from, fetched again if need be.  Fatal 3 if it is gone"""
     version, suite, file = of_src(base)
-    archive = debian.at_hand(file, '', base.key('sha256'))
-    if archive:
-        return archive
-    with debian.Archive(suite, 'source' if base.key('file') else 'deb') as apt:
-        try:
-            apt.update()
-            return apt.fetch(base.key('source') or base.key('package'), version, base.key('file'))
-        except Fatal as e:
-            raise Fatal(f'{rel(base.src)} is of {file}, which is gone: {e}', NOT_HERE) from None
+    try:
+        return archive_of(base, version, debian.Archive(suite, source=bool(base.key('file'))))
+    except Fatal as e:
+        raise Fatal(f'{rel(base.src)} is of {file}, which is gone: {e}', NOT_HERE) from None

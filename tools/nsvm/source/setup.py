@@ -82,7 +82,7 @@ def apt_get(root: list[str], text: str, *args: str) -> None:
 def update_lists() -> None:
     root = as_root()
     if root is None:
-        raise Fatal("apt's package lists are missing or old; as root: apt-get update")
+        raise Fatal("apt's package lists are missing or old; as root: apt-get update", NOT_HERE)
     apt_get(root, 'package lists fetched', 'update')
 
 

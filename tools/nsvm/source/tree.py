@@ -25,12 +25,17 @@ from source import package, release
 from source.apply import Applied, apply_in, patches
 
 
-def forget(base: Base, *marks: str) -> None:
-    for mark in marks:
-        (base.src / '.git' / mark).unlink(missing_ok=True)
-
-
 # ---- a tree of the user's ----
+
+def commit_in(theirs: Path, ref: str, name: str) -> str:
+    """The commit that ref is in a git tree, which messages call name"""
+    if not git_ok(theirs, 'rev-parse', '--git-dir'):
+        raise Fatal(f'{name} is no git tree')
+    commit = git(theirs, 'rev-parse', '-q', '--verify', f'{ref}^{{commit}}', check=False)
+    if not commit:
+        raise Fatal(f'{name} has no commit {ref}')
+    return commit
+
 
 def share_objects(theirs: Path, git_dir: Path) -> None:
     """That git directory has the objects of their tree as well, which is only read"""
@@ -42,40 +47,40 @@ def share_objects(theirs: Path, git_dir: Path) -> None:
 
 def from_linux(base: Base) -> None:
     """src shares that tree's objects; its branches, index and files are not touched"""
-    theirs = Path(base.linux)
-    if not git_ok(theirs, 'rev-parse', '--git-dir'):
-        raise Fatal(f'LINUX={base.linux} is no git tree')
-    ref = settings.LINUX_REF
-    commit = git(theirs, 'rev-parse', '-q', '--verify', f'{ref}^{{commit}}', check=False)
-    if not commit:
-        raise Fatal(f'LINUX={base.linux} has no commit {ref}')
+    theirs, ref, part = Path(base.linux), settings.LINUX_REF, digest(*package.PART)
+    commit = commit_in(theirs, ref, f'LINUX={theirs}')
     if not git_ok(theirs, 'cat-file', '-e', f'{commit}:arch/x86/kvm/svm/nested.c'):
-        raise Fatal(f'LINUX={base.linux} is no kernel tree: it has no arch/x86/kvm/svm/nested.c')
-    part = digest(*package.PART)
-    if base.commit() and base.root() == commit:
-        if read(base.src / '.git/nsvm-part') != part:
-            base.git('sparse-checkout', 'set', '--no-cone', *(f'/{p}' for p in package.PART))
-            put(base.src / '.git/nsvm-part', part)
-        return
+        raise Fatal(f'LINUX={theirs} is no kernel tree: it has no arch/x86/kvm/svm/nested.c')
     if base.commit() and not is_ours(base):
-        raise Fatal(f'{rel(base.src)} has commits or edits of its own, on another base: make '
-                    'patches, then make distclean')
+        if base.root() != commit:
+            raise Fatal(f'{rel(base.src)} has commits or edits of its own, on another base: make '
+                        'patches, then make distclean')
+        return
+    if base.root() == commit and read(base.src / '.git/nsvm-part') == part:
+        return
     if not (base.src / '.git').exists():
         base.src.mkdir(parents=True)
         base.git('init', '-q', '-b', 'series')
     share_objects(theirs, base.src / '.git')
     base.git('sparse-checkout', 'set', '--no-cone', *(f'/{p}' for p in package.PART))
     kernel = package.kernel_version(base.git('show', f'{commit}:Makefile'))
-    jobs.step('TREE', base.logs / 'checkout.log', f'Linux {kernel}, {ref} of {base.linux}',
+    jobs.step('TREE', base.logs / 'checkout.log', f'Linux {kernel}, {ref} of {theirs}',
               git_argv(base.src, 'checkout', '-q', '-f', '-B', 'series', commit),
-              f'cannot check out {ref} of {base.linux}', env=GIT_ENV)
+              f'cannot check out {ref} of {theirs}', env=GIT_ENV)
     base.git('tag', '-f', 'base')
-    forget(base, 'nsvm-applied', 'nsvm-left-out', 'nsvm-root', 'nsvm-before')
+    for mark in ('applied', 'left-out', 'root', 'before'):
+        (base.src / f'.git/nsvm-{mark}').unlink(missing_ok=True)
     put(base.src / '.git/nsvm-part', part)
-    put(base.src / '.git/nsvm-source', f'source {base.linux} {commit}\n')
+    put(base.src / '.git/nsvm-source', f'source {theirs} {commit}\n')
     put(base.src / '.git/nsvm-base', f'{commit}\n')
     if git(theirs, 'status', '--porcelain', '-uno', check=False):
-        say('TREE', f'uncommitted changes in {base.linux} are not part of it')
+        say('TREE', f'uncommitted changes in {theirs} are not part of it')
+
+
+def is_outdated(base: Base) -> bool:
+    """Was src made when other files were taken of a source, and has nobody worked there?"""
+    return (read(base.src / '.git/nsvm-part') not in ('', digest(*package.part_of(base)))
+            and is_ours(base) and len(base.git('branch', '--list').splitlines()) == 1)
 
 
 def make_base(base: Base) -> Base:
@@ -83,9 +88,7 @@ def make_base(base: Base) -> Base:
     base.lock()
     if base.linux:
         from_linux(base)
-    elif not base.commit() or (read(base.src / '.git/nsvm-part')
-                               not in ('', digest(*package.part_of(base))) and is_ours(base)
-                               and len(base.git('branch', '--list').splitlines()) == 1):
+    elif not base.commit() or is_outdated(base):
         release.choose(base)
         put(base.src / '.git/nsvm-part', digest(*package.part_of(base)))
     precede(base)
@@ -148,7 +151,7 @@ def precede(base: Base) -> None:
     commit = apply_in(base, base.src, patches(*base.before), root).commit
     base.git('checkout', '-q', '-f', '-B', 'series', commit)
     base.git('tag', '-f', 'base')
-    forget(base, 'nsvm-applied')
+    (base.src / '.git/nsvm-applied').unlink(missing_ok=True)
     for mark, text in (('root', f'{root}\n'), ('base', f'{commit}\n'), ('before', before)):
         put(base.src / f'.git/nsvm-{mark}', text)
     say('TREE', f'tag base is after {names}')
@@ -158,6 +161,17 @@ def with_fixes(base: Base) -> str:
     """What is in src now, edits included, and then the patches of the bases that "fixes:" names"""
     now = base.git('commit-tree', '-p', 'HEAD', '-m', 'now', base.worktree())
     return apply_in(base, base.src, patches(*map(Base, base.keys('fixes'))), now).commit
+
+
+def apply_series(base: Base) -> Applied:
+    """On tag base; what fails says how another release is taken"""
+    try:
+        return apply_in(base, base.src, patches(base))
+    except Fatal as e:
+        if base.linux:
+            raise
+        raise Fatal(f'{e} (this is {package.release(base.src)}; without {rel(base.src)}, a '
+                    'release that takes it is looked for)') from None
 
 
 def make_series(base: Base) -> Base:
@@ -184,18 +198,6 @@ def make_series(base: Base) -> Base:
         say('TREE', f'{count - len(applied.left_out)} patches of {rel(base.dir)} applied by git am '
             f'({elapsed(begin)})')
     return base
-
-
-def apply_series(base: Base) -> Applied:
-    """On tag base; what fails says how another release is taken"""
-    try:
-        return apply_in(base, base.src, patches(base))
-    except Fatal as e:
-        if base.linux:
-            raise
-        kernel = package.release(base.src)
-        raise Fatal(f'{e} (this is {kernel}; without {rel(base.src)}, a release that takes it is '
-                    'looked for)') from None
 
 
 def make(base: Base) -> Base:

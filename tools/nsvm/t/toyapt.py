@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """For source.t, kernel.t, settings.t: a toy of a kernel in packages, an apt that has them, what
 must fail
-
-FAKE_APT says what is wrong with that apt; what is not in the directory archive has left it.
 """
 import os
 import re
@@ -22,44 +20,41 @@ PACKAGED = ('package: linux-source-9.9', 'version: 9.9.9-1')
 PATH = os.environ['PATH']
 os.environ.update(PATH=f'{bins}:{PATH}', NSVM_AS_ROOT='env')
 
-# What is in the directory archive/<suite> is that suite's alone
+# What is in the directory archive/<suite> is that suite's alone.  FAKE_APT is good; none: neither
+# lists nor network; off: lists, but no network; missing: what the lists have is gone; truncated:
+# what comes is damaged; INT: so is the lab, by that signal.
 WHERE = '''A=ARCHIVE
 for suite in ARCHIVE/*/; do
 case $* in */apt/"$(basename "$suite")"-[0-9]*) A=${suite%/};; esac
 done
+for last; do :; done
+no() { echo "E: Failed to fetch http://localhost/x  $*" >&2; exit 100; }
+net() { case $FAKE_APT in off|none) no Could not connect;; missing) no 404 Not Found;; esac; }
 '''
-APT_GET = WHERE + '''for last; do :; done
-name=${last%%=*} version=
+APT_GET = WHERE + '''name=${last%%=*} version=
 case $last in *=*) version=${last#*=};; esac
-no() { echo "E: $*" >&2; exit 100; }
-net() {
-case $FAKE_APT in off|none|missing) no "Failed to fetch http://localhost/x  Could not connect"; esac
-}
 deb() { ls $A/${name}_${version:-*}_*.deb | sort -V | tail -n 1; }
-sum() { echo "'http://localhost/x' $(basename "$1") 1 SHA256:$(sha256sum <"$1" | head -c 64)"; }
+sum() {
+[ ! -f "$1" ] || echo "'http://localhost/x' $(basename "$1") 1 SHA256:$(sha256sum <"$1" | head -c 64)"
+}
 case $FAKE_APT,$* in
-no-archive,*indextargets*) ;;
 *indextargets*) echo "http://localhost/debian CODENAME main";;
-missing,*-c*update*) ;;
+missing,*update*) ;;
 *update*) net;;
-none,*|gone,*) exit 100;;
-*' source '*print-uris*) sum ARCHIVE/TAR;;
+none,*) exit 100;;
+*' source '*print-uris*) sum $A/TAR;;
 *print-uris*) sum "$(deb)";;
 truncated,*download*) head -c 100000 "$(deb)" >"$(basename "$(deb)")";;
 *download*) net; cp "$(deb)" .;;
 esac'''
-APT_HELPER = '''for to; do :; done
+APT_HELPER = WHERE + '''net
+head -c 100000 ARCHIVE/TAR >"$last"
 case $FAKE_APT in
-good) cp ARCHIVE/TAR "$to";;
-INT|TERM)
-head -c 100000 ARCHIVE/TAR >"$to"; echo $$ >ARCHIVE/pid; sleep 0.5; kill -s $FAKE_APT $PPID
-sleep 100;;
-truncated) head -c 100000 ARCHIVE/TAR >"$to";;
-*) echo "E: Failed to fetch http://localhost/t.xz  404  Not Found" >&2; exit 100;;
+good) cp ARCHIVE/TAR "$last";;
+INT) echo $$ >ARCHIVE/pid; sleep 0.5; kill -s INT $PPID; sleep 100;;
 esac'''
-APT_CACHE = WHERE + '''for last; do :; done
-case $FAKE_APT,$* in
-none,*|gone,*) ;;
+APT_CACHE = WHERE + '''case $FAKE_APT,$* in
+none,*) ;;
 *search*) ls $A | sed -n 's/_.*deb$//p' | grep -E "$last";;
 *) for p; do for f in $A/${p}_*.deb; do [ ! -f "$f" ] || dpkg-deb -f "$f"; echo; done; done;;
 esac'''
@@ -138,14 +133,15 @@ def half_made() -> list[str]:
     return [str(f) for f in leftovers if '.git' not in f.parts]
 
 
-def case(status: int, name: str, pattern: str, *args: str, apt: str = 'good') -> None:
+def case(status: int, name: str, pattern: str, *args: str, apt: str = 'good') -> str:
     """That program, or tree base, ends with that status, if it is not 0 with one line of error,
-    says something that matches, and leaves nothing half-made"""
+    says something that matches, and leaves nothing half-made; returns what it says"""
     os.environ['FAKE_APT'] = apt
     r = nsvm(*(args or ('tree', 'base')))
     output = (r.stdout + r.stderr).strip()
     is_((r.returncode, len(r.stderr.splitlines()), bool(re.search(pattern, output, re.S)),
          half_made()), (status, int(0 < status < 128), True, []), name, output)
+    return output
 
 
 def failure(fn: Callable[[], object]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from kernel import distro, module
 from lib import jobs
 from lib.base import Base, put, read
+from lib.kind import is_opt_in
 from lib.say import Fatal, need_match
 from lib.settings import place, rel
 from source import release
@@ -35,8 +36,8 @@ ALWAYS = '''\
 def version(base: Base) -> str:
     """The kernel's source, the series, and what names commits and edits that are not in patches/"""
     series = re.search(r'^v([0-9]+):',
-                       read((base.before[-1] if base.is_opt_in() else base).dir / 'changes'), re.M)
-    optin = '+optin' * base.is_opt_in()
+                       read((base.before[-1] if is_opt_in(base) else base).dir / 'changes'), re.M)
+    optin = '+optin' * is_opt_in(base)
     own = '' if source_tree.is_ours(base) else f'+{base.worktree()[:8]}'
     return f'{release.of_src(base)[0]}+v{series[1] if series else 1}{optin}{own}'
 
@@ -84,7 +85,7 @@ def write(base: Base, to: Path, version: str) -> None:
     filled = values(distro.info(base, 'release'), version, modules)
     filled['MAINTAINER'] = maintainer = need_match(r'^M:\s*(.*)$', read(place.top / 'MAINTAINERS'),
                                                    'MAINTAINERS has no "M:"')
-    filled['FOR'] = ON_REQUEST if base.is_opt_in() else ALWAYS
+    filled['FOR'] = ON_REQUEST if is_opt_in(base) else ALWAYS
     filled['SOURCE'] = f'{base.key("package")} {release.of_src(base)[0]}'
     for f in (place.lab / 'kernel/dkms').iterdir():
         put(to / 'debian' / f.name, fill(f.name, filled))

@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 
 from lib import jobs
-from lib.base import Base, digest, mainline, put, read
+from lib.base import Base, digest, put, read
+from lib.kind import mainline, own_tests, tests_base
 from lib.say import Fatal, elapsed, say
 from lib.settings import place, rel, settings
 from source import tree as source_tree
@@ -36,7 +37,7 @@ def arch_dir(tree: Path) -> str:
 
 def pat_tests(base: Base) -> list[str]:
     """Known when BASE is, and that is before anything is done"""
-    if own := base.own_tests():
+    if own := own_tests(base):
         return own
     return [f.stem for f in (place.overlay / 'svm_nested_pat_test.c',
                              *sorted(place.overlay.glob('svm_nested_pat_*_test.c'))) if f.exists()]
@@ -79,7 +80,7 @@ def shadow_tree(of: Base, shadow: Path, newer: bool,
         (kvm / arch / f.name).unlink(missing_ok=True)
         (kvm / arch / f.name).symlink_to(f)
     # Warnings are errors in the tests that are ours
-    strict = [f.stem for f in ours if f.suffix == '.c'] + of.own_tests()
+    strict = [f.stem for f in ours if f.suffix == '.c'] + own_tests(of)
     makefile = ['include Makefile', *(f'$(OUTPUT)/{arch}/{t}.o: CFLAGS += -Werror' for t in strict)]
     if newer:
         makefile += ['LDLIBS += $(OUTPUT)/regions.o', '$(TEST_GEN_PROGS): $(OUTPUT)/regions.o',
@@ -132,7 +133,7 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = (), unaware: bool = F
         tests: of the tree's own.
         unaware: as they are without the series, with the headers of that kernel.
     """
-    of, which = base.tests_base(), '-unaware' if unaware else ''
+    of, which = tests_base(base), '-unaware' if unaware else ''
     newer = of.b != base.b
     if newer:
         source_tree.make(of)
@@ -143,7 +144,7 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = (), unaware: bool = F
              or (of.src / SELFTESTS / 'kvm' / arch / f'{t}.c').exists()]
     for t in set(wanted(base)) - set(names) - set(pat_tests(base)):
         raise Fatal(f'no test {t} in {rel(of.src)}/{SELFTESTS}/kvm/{arch}')
-    if not ours and not of.own_tests():
+    if not ours and not own_tests(of):
         say('SELFTESTS',
             f'{rel(of.src)} has no KVM_STATE_SVM_VALID_GPAT: only its own tests are built')
     tree = of.commit() if unaware else of.worktree()

@@ -79,7 +79,6 @@ def lines(file: Path) -> list[str]:
     return [line for line in text if line]
 
 
-HARNESS = 'tools/testing/selftests/kvm/include/kvm_test_harness.h'
 OF_VMM = re.compile(r'^source:[ \t]*qemu$', re.M)
 
 
@@ -90,7 +89,10 @@ def names(vmm: bool = False) -> list[str]:
 
 
 class Base:
-    """Base() is what BASE= and LINUX= say, Base(name) another; packaged: without LINUX="""
+    """Base() is what BASE= and LINUX= say, Base(name) another; packaged: without LINUX=
+
+    Documentation/backport.rst lists the keys of the file BASE.  Which kind of series that makes
+    is in kind.py."""
 
     def __init__(self, name: str = '', packaged: bool = False) -> None:
         self.name = name or settings.BASE
@@ -150,60 +152,12 @@ class Base:
                 raise Fatal(f'series names {p}, but there is no such file in {rel(self.dir)}')
         return digest(*self.series(), *(self.dir / p for p in self.series()))
 
-    def content_id(self) -> str:
-        """Names what make test tests: base, series and overlay, not the cover letter"""
-        return digest(self.commit(), self.series_id(), *sorted(place.overlay.glob('*.[ch]')))
-
-    def tested(self) -> dict[str, str]:
-        """What make test wrote when all had passed: content, date, summary"""
-        return dict(line.split(' ', 1) for line in read(self.results / 'tested').splitlines())
-
     def is_vmm(self) -> bool:
         """QEMU, and no kernel: can be applied, exported and built, see source/vmm.py"""
         return OF_VMM.search(self.text) is not None
 
     def project(self) -> str:
         return 'QEMU' if self.is_vmm() else 'Linux'
-
-    def is_default(self) -> bool:
-        """The one that the others are ports of"""
-        return self.name == re.search(r'^config BASE$.*?default "(.*?)"',
-                                      (place.top / 'Kconfig').read_text(), re.M | re.S)[1]
-
-    def own_test(self) -> bool:
-        """Has it gPAT, and a svm_nested_pat_test, already?  Then that, as the series
-        changes it, is the PAT test, and the series is no port"""
-        return self.key('tests') == 'own'
-
-    def is_opt_in(self) -> bool:
-        """Has L2 a PAT of its own only if the VMM disables the quirk that the series adds?"""
-        return self.key('quirk') != '' and not self.own_test()
-
-    def fix_tests(self) -> list[str]:
-        """Of a series of fixes that are not about PAT"""
-        return self.tests_base().keys('test')
-
-    def own_tests(self) -> list[str]:
-        """Of a series that is no port"""
-        if self.fix_tests() or not self.own_test():
-            return self.fix_tests()
-        cases = [line for line in lines(self.dir / 'cases') if line[:5] != 'view ']
-        return list(dict.fromkeys(line.split()[0] for line in cases))
-
-    def tests_base(self) -> 'Base':
-        """Whose selftests run on it: its own, or as stable kernels are tested those of
-        a newer one.  The series then adds no test"""
-        other = self.key('tests')
-        if other in ('', 'own', self.name):
-            # Before 6.10, the library has no harness
-            if not self.linux or not self.commit() or self.own_test():
-                return self
-            has_harness = self.git('ls-tree', '-r', '--name-only', 'base', HARNESS)
-            return self if has_harness else Base(self.name, packaged=True)
-        if other not in names():
-            raise Fatal(f'{rel(self.dir)}/BASE has tests of {other}, but there is no '
-                        f'{rel(place.patches / other)}')
-        return Base(other)
 
     # ---- git in src ----
 
@@ -258,12 +212,3 @@ class Base:
                     f'another run is at work in {rel(self.b)}: wait for it to end') from None
             locked[self.b] = fd
         return self
-
-
-def mainline() -> Base:
-    """The base that has gPAT of its own"""
-    candidates = [n for n in names() if Base(n).own_test() and not Base(n).before]
-    if len(candidates) != 1:
-        raise Fatal(f'not one base of {rel(place.patches)} has "tests: own": '
-                    f'{" ".join(candidates) or "none"}')
-    return Base(candidates[0])

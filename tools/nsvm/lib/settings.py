@@ -17,8 +17,8 @@ from lib.say import Fatal
 
 TOP = Path(__file__).resolve().parents[3]
 LAB = TOP / 'tools/nsvm'
-OTHERS = {'V': '', 'LOCKED': '', 'BUILD': str(TOP / 'build'), 'PATCHES': str(TOP / 'patches'),
-          'OVERLAY': str(TOP / 'tools/testing/selftests/kvm/x86')}
+DEFAULTS = {'V': '', 'LOCKED': '', 'BUILD': str(TOP / 'build'), 'PATCHES': str(TOP / 'patches'),
+            'OVERLAY': str(TOP / 'tools/testing/selftests/kvm/x86')}
 COMMON = {'V': '1: show what commands print as they run',
           'BUILD': 'where everything is made (build/)',
           'PATCHES': 'where the series are (patches/)',
@@ -44,11 +44,12 @@ OPTIONS = {
     'stack': {'PART': 'pats, file, socket, soak, or a file of kvm-unit-tests', 'VMM': "L0's QEMU"},
     'test': {'ALL': '1: whole kernels, and the other bases in full'},
     'view': {'CASE': 'a test case, or list'}}
+EVERY = {name: text for options in OPTIONS.values() for name, text in options.items()}
+# These come before the program that is meant, with its settings
+FIRST_STEPS = ('setup', 'tree')
 # What a program takes as its arguments, if it has none
 ARGUMENTS = {'bases': 'TREES', 'check': 'NAME', 'mutants': 'NAME',
              'remote': 'PART', 'stack': 'PART', 'view': 'CASE'}
-# These come before the program that is meant, with its settings
-FIRST_STEPS = ('setup', 'tree')
 # As settings.SMP='2' on the command line of make; an argument is no setting
 SETTING = re.compile(r'([A-Z][A-Z_]*)=(.*)', re.S)
 
@@ -76,19 +77,13 @@ class Settings:
     def __getattr__(self, name: str) -> str:
         if name in self.given:
             return self.given[name]
-        if name in OTHERS:
-            return OTHERS[name]
+        if name in DEFAULTS:
+            return DEFAULTS[name]
         if not name.isupper():
             raise AttributeError(name)
         if self.known is None:
             self.known = self.load()
-        if name not in self.known:
-            raise Fatal(f'{name}= is no setting: make help, make menuconfig')
         return self.known[name]
-
-    def symbols(self) -> list[str]:
-        """The names that Kconfig has, which takes no module to read"""
-        return re.findall(r'^config (\w+)', (TOP / 'Kconfig').read_text(), re.M)
 
     def set(self, **values: str) -> None:
         """For one process: as if on the command line"""
@@ -102,8 +97,7 @@ class Settings:
 
     def arguments(self) -> list[str]:
         """What to give another program of the lab, which has options of its own"""
-        every = {name for options in OPTIONS.values() for name in options}
-        return [f'{k}={v}' for k, v in self.given.items() if k != 'LOCKED' and k not in every]
+        return [f'{k}={v}' for k, v in self.given.items() if k != 'LOCKED' and k not in EVERY]
 
 
 class Place:
@@ -130,15 +124,11 @@ settings = Settings()
 place = Place()
 
 
-def options_of(program: str) -> dict[str, str]:
-    """The settings that this program has of its own; a first step has those of all others"""
-    every = {name: text for options in OPTIONS.values() for name, text in options.items()}
-    return every if program in FIRST_STEPS else OPTIONS.get(program, {})
-
-
 def check_names(program: str) -> None:
     """Fatal if a setting is none of this program, with the nearest one that is."""
-    known = [*settings.symbols(), *COMMON, *options_of(program)]
+    # That of Kconfig's symbols takes no module
+    known = [*re.findall(r'^config (\w+)', (TOP / 'Kconfig').read_text(), re.M), *COMMON,
+             *(EVERY if program in FIRST_STEPS else OPTIONS.get(program, {}))]
     for name in settings.given:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1, 0)

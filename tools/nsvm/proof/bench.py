@@ -22,6 +22,7 @@ from kernel import kernels, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap, versions
 from lib.base import Base, put
+from lib.kind import own_tests
 from lib.ktap import Report
 from lib.say import Fatal, Ticker, elapsed, say
 from lib.settings import rel, settings
@@ -157,7 +158,7 @@ def main(args: list[str]) -> int:
     if args and (args[0] != 'repeat' or len(args) > 2):
         raise Fatal('usage: bench | bench repeat [ROW]')
     base = Base().lock()
-    if base.own_tests():
+    if own_tests(base):
         raise Fatal(f'the benchmark is for the ABI of this series, not for that of {base.name}')
     tree.make(base)
     qemu.ensure()

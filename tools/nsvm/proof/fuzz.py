@@ -25,6 +25,7 @@ from kernel import kernels, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap
 from lib.base import Base, names, read
+from lib.kind import has_gpat, is_default
 from lib.say import Fatal, Ticker, begun, elapsed, say
 from lib.settings import rel, settings
 from machine import boot as machine
@@ -38,7 +39,7 @@ PROGRESS = 500		# steps between two lines of progress
 
 def tests_of(base: Base) -> Base:
     """Whose tree has what the fuzzer is built from"""
-    return next(b for b in map(Base, names()) if b.is_default()) if base.own_test() else base
+    return next(b for b in map(Base, names()) if is_default(b)) if has_gpat(base) else base
 
 
 @dataclass
@@ -101,7 +102,7 @@ def fuzz(base: Base, kernel: Kernel, kind: str, seconds: int, seed: int) -> int:
             lambda: start(base, kernel, 'fuzz', seconds + 400, [f'{FUZZ}:{seed}:{seconds}'],
                           view=False),
             lambda: start(base, kernel, 'fuzz-suite', 600, tests, view=False))
-        race = None if base.own_test() else start(base, kernel, 'fuzz-race', race_time * 10 + 240,
+        race = None if has_gpat(base) else start(base, kernel, 'fuzz-race', race_time * 10 + 240,
                                                   [f'{RACE}:{race_time}'], smp=2)
     judge('KVM_SET_NESTED_STATE, hostile', hostile, figures)
     judge(f'PAT tests, {kind}', passed,
@@ -130,7 +131,7 @@ def main(args: list[str]) -> int:
     base = Base()
     run.prepare(base)
     kernel = kernels.fixed_kernel(base, debug=not plain)
-    if base.own_test():
+    if has_gpat(base):
         source_tree.make(tests_of(base))
     selftests.build(tests_of(base), [FUZZ, RACE])
     if action == 'run':

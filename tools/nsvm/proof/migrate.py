@@ -22,7 +22,8 @@ from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
 from kernel import kernels, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap
-from lib.base import Base, lines, mainline, put, read
+from lib.base import Base, lines, put, read
+from lib.kind import is_opt_in, mainline
 from lib.say import Fatal, Ticker, elapsed, say
 from lib.settings import place, rel, settings
 from machine import boot as machine
@@ -227,7 +228,7 @@ def migrate(base: Base) -> int:
     if not base.series():
         raise Fatal(f'no series in {rel(base.dir)}: nothing to compare with')
     of, reason, every = {'stock': run.prepare(base)}, '', ALWAYS_ON
-    if base.is_opt_in():
+    if is_opt_in(base):
         every = tuple(PATS)
         of = {'stock': kernels.tree_kernel(base, base.root(), 'stock', 'kernel-root'),
               'series': of['stock'], 'optin': kernels.series_kernel(base)}
@@ -272,7 +273,7 @@ def migrate(base: Base) -> int:
 
 def main(args: list[str]) -> int:
     if args == ['table']:
-        every = tuple(PATS) if Base().is_opt_in() else ALWAYS_ON
+        every = tuple(PATS) if is_opt_in(Base()) else ALWAYS_ON
         print(matrix(expected(every), every), end='')
         return 0
     if args not in ([], ['run']):

@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 
 from kernel import kernels, selftests
 from lib import jobs, ktap
-from lib.base import Base, lines, mainline, read
+from lib.base import Base, lines, read
+from lib.kind import is_opt_in, mainline
 from lib.ktap import Report
 from lib.say import Fatal, Ticker, elapsed, say
 from lib.settings import rel, settings
@@ -220,12 +221,12 @@ def main(args: list[str]) -> int:
         return compare(base, args == ['mainline-series'])
     if args == ['test']:
         plan = ['-d:2', '-d:4:-m', f'-r:{option("RANDOM", 60)}:-s:{option("SEED", 1)}']
-        plan += ['-d:3:-m:-k'] * base.is_opt_in()
+        plan += ['-d:3:-m:-k'] * is_opt_in(base)
         return explore(base, plan, 600,
                        'every sequence of 2 operations, of 4 from different states, random ones')
     depth, seed = option('DEPTH', 5), option('SEED', int(time.time()))
     small = min(depth, 3)
     plan = [f'-d:{small}', *([f'-d:{depth}:-m'] if depth > 3 else []),
-            f'-r:{option("RANDOM", 600)}:-s:{seed}', *[f'-d:{small}:-k'] * base.is_opt_in()]
+            f'-r:{option("RANDOM", 600)}:-s:{seed}', *[f'-d:{small}:-k'] * is_opt_in(base)]
     return explore(base, plan, 3600, f'every sequence of {small} operations, of {depth} from '
                    f'different states, random ones of seed {seed}')

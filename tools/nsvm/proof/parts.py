@@ -6,6 +6,7 @@ from kernel import kernels, selftests, whole
 from kernel.kernels import Kernel
 from lib import jobs, ktap
 from lib.base import Base
+from lib.kind import is_opt_in
 from lib.ktap import Item
 from lib.say import Fatal
 from lib.settings import settings
@@ -157,7 +158,7 @@ def on_bochs(base: Base, stock: Kernel, series: Kernel) -> Items:
 
 def mainlines_test(base: Base, stock: Kernel, series: Kernel) -> Items:
     """Mainline's test, which knows nothing of ours and skips itself without the quirk."""
-    quirk = base.is_opt_in()
+    quirk = is_opt_in(base)
     name = f'mainline\'s own test{"" if quirk else ", without its quirk"}'
     try:
         tests_dir = selftests.mainline_test(quirk)

@@ -45,7 +45,8 @@ from typing import Callable, NamedTuple
 from kernel import kernels
 from kernel.kernels import Kernel
 from lib import jobs, ktap
-from lib.base import Base, mainline, names, put
+from lib.base import Base, names, put
+from lib.kind import has_gpat, is_opt_in, mainline
 from lib.pat import LINUX, NAMES, RESET
 from lib.say import Fatal, Ticker, elapsed, say
 from lib.settings import place, settings
@@ -118,9 +119,9 @@ def has_own(k: str, v: Vmm) -> bool:
 
 
 def kernels_of(base: Base) -> dict[str, Kernel]:
-    if base.own_test():
+    if has_gpat(base):
         return {'mainline': kernels.stock_kernel(base)}
-    if base.is_opt_in():
+    if is_opt_in(base):
         return {'opt-in': kernels.series_kernel(base)}
     return {'stock': kernels.stock_kernel(base), 'series': kernels.series_kernel(base)}
 
@@ -128,7 +129,7 @@ def kernels_of(base: Base) -> dict[str, Kernel]:
 def opt_ins(base: Base) -> list[Base]:
     """Those on top of it"""
     return [other for name in names()
-            if (other := Base(name)).is_opt_in() and other.before[-1].name == base.name]
+            if is_opt_in(other := Base(name)) and other.before[-1].name == base.name]
 
 
 def add_kernels_of(others: list[Base], base: Base) -> dict[str, Kernel]:

@@ -29,11 +29,12 @@ from kernel.kernels import Kernel
 from lib import base as bases
 from lib import jobs, ktap, versions
 from lib.base import Base, git, put, read
+from lib.kind import fix_tests, has_gpat, is_default, is_opt_in, own_tests
 from lib.ktap import Item, Report
 from lib.say import Fatal, elapsed, say
 from lib.settings import place, rel, settings
 from machine import qemu
-from proof import parts
+from proof import parts, tested
 from proof.parts import Items, is_all, item
 from source import apply, export, package, tree
 from source.debian import NOT_HERE
@@ -119,7 +120,7 @@ def same_export(base: Base) -> str:
 def after_fixes(base: Base) -> None:
     """The order in which the cover letters say that all of them apply"""
     applied = apply.apply_in(base, base.src, apply.patches(*map(Base, base.keys('fixes')), base))
-    if base.own_test():
+    if has_gpat(base):
         apply.need_strict(base, package.release(base.src), applied)
 
 
@@ -209,9 +210,9 @@ def other_kernels(base: Base) -> list[Part]:
         Part(f'{same}: mainline', 'model mainline', OTHERS, True, 'model-mainline.ktap', is_all()),
         Part(f'{same}: mainline-series', 'model mainline-series RANDOM=8', OTHERS, True,
              'model-mainline-series.ktap')]
-    if base.is_default() and not base.linux:
+    if is_default(base) and not base.linux:
         for other in map(Base, bases.names()):
-            alone = other.key('source') or not other.key('suite') and not other.fix_tests()
+            alone = other.key('source') or not other.key('suite') and not fix_tests(other)
             table.append(Part(other.name, lambda other=other: run_short(other),
                               '' if alone else OTHERS, when=other.name != base.name))
     return table
@@ -245,7 +246,7 @@ def table_of(base: Base, stock: Kernel, series: Kernel, neighbours: list[str],
              is_short: bool) -> list[Part]:
     """All parts; neighbours: KVM's own tests that run beside the PAT tests."""
     in_full = is_all() or not is_short
-    quirk_in_full = is_all() and base.is_opt_in() and base.before[-1].is_default()
+    quirk_in_full = is_all() and is_opt_in(base) and is_default(base.before[-1])
     npt_0 = Part('Emulated machine, npt=0',
                  lambda: parts.two_kernels(base, stock, series, 0, neighbours), when=in_full)
     table = [
@@ -254,27 +255,27 @@ def table_of(base: Base, stock: Kernel, series: Kernel, neighbours: list[str],
         Part('The checker itself: a log that is right, spoilt', lambda: parts.checker(base), NPT_1,
              when=not is_short),
         Part("Mainline's own test", lambda: parts.mainlines_test(base, stock, series), NPT_1,
-             when=in_full and not base.own_tests()),
+             when=in_full and not own_tests(base)),
         Part('The quirk enabled', lambda: parts.with_quirk(base, series), NPT_1,
-             when=base.is_opt_in() and (is_all() or base.before[-1].is_default()))]
+             when=is_opt_in(base) and (is_all() or is_default(base.before[-1])))]
     series_part = Part('Series', lambda: series_items(base), CHECKS)
     if is_short:
         return [series_part, *table, npt_0,
                 Part('Checkpoints between kernels', 'migrate run', when=quirk_in_full),
                 Part('Each short sequence of operations', 'model test', when=quirk_in_full)]
-    if not base.own_tests():
+    if not own_tests(base):
         table += other_kernels(base)
     table += [
         series_part,
         Part('make check: the mails, user-space ABI, the selftest', 'check fast', CHECKS),
         Part('Each patch builds (W=1, KVM_WERROR) and boots in its turn',
              lambda: parts.each_patch(base))]
-    if base.own_tests():		# the rest is about another ABI, or about the lab
+    if own_tests(base):		# the rest is about another ABI, or about the lab
         table.append(Part(f'{LAB_TESTS}: mail.t', lambda: tap(place.lab / 't/mail.t')))
     else:
         table += programs(base, stock, series)
     return [*table, npt_0, Part('Two CPUs', lambda: parts.two_cpus(base, series)),
-            Part('Style (checkpatch)', lambda: check_style(base), when=base.is_default())]
+            Part('Style (checkpatch)', lambda: check_style(base), when=is_default(base))]
 
 
 def chains(table: list[Part]) -> list[list[Part]]:
@@ -309,7 +310,7 @@ def record_tested(base: Base, report: Report, content: str, made_with: dict[str,
     """What make send asks for: that this series, and no other, passed everything"""
     file = base.results / 'tested'
     file.unlink(missing_ok=True)
-    if not report.count('not ok') and content == base.content_id():
+    if not report.count('not ok') and content == tested.content_id(base):
         put(file, f'content {content}\ndate {datetime.date.today()}\n' 'summary Tested with make '
             f'test{" ALL=1" * is_all()}: {report.summary()} ({versions.short(made_with)}).\n')
 
@@ -322,8 +323,8 @@ def run_all(base: Base, report: Report, is_short: bool) -> None:
     """
     jobs.together(lambda: tree.make_base(base), qemu.ensure)
     tree.make_series(base)
-    content = base.content_id()
-    if not base.own_tests() and (is_all() or not is_short):
+    content = tested.content_id(base)
+    if not own_tests(base) and (is_all() or not is_short):
         for quirk in (False, True):		# now, as parts of what follows move mainline's src
             with contextlib.suppress(Fatal):
                 selftests.mainline_test(quirk)
@@ -341,7 +342,7 @@ def run_all(base: Base, report: Report, is_short: bool) -> None:
     run_parts(report, base, table, 1 if is_short else jobs.workers(2))
     if is_short:
         return
-    if base.is_default() and not base.linux:
+    if is_default(base) and not base.linux:
         run_parts(report, base, [Part('Ports', 'ports')], 1)		# looks at all of them
     record_tested(base, report, content, made_with)
 

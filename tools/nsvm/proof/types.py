@@ -21,6 +21,7 @@ from kernel import kernels, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap
 from lib.base import Base, put, read
+from lib.kind import is_default
 from lib.pat import combined, fields
 from lib.say import Fatal, say
 from lib.settings import place, rel
@@ -230,7 +231,7 @@ def main(args: list[str]) -> int:
     print('\n' + LEFT_OUT + table(stock, series, cases='npt_on.') +
           f'\n  the other cases, and MTRR type UC: {rel(base.results)}/types.txt\n')
     judge(report, base, stock, series)
-    if base.is_default():
+    if is_default(base):
         report.item(same, f'{rel(PICTURE)} is the picture of this',
                     '' if same else f'cp {rel(base.results)}/types.svg {rel(PICTURE)}')
     for label, on_bochs, g_pats in zip(kernel_of, (stock, series), on_qemu):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Iterable, Iterator, NamedTuple
 
 from lib.base import Base, put, read
+from lib.kind import has_gpat
 from lib.say import Fatal
 from lib.settings import place, rel
 from lib.svg import Names, Picture, colours_of
@@ -242,7 +243,7 @@ def main(args: list[str]) -> int:
             if s.vmruns:
                 print(f'{s.vmruns:6} VMRUNs  {s.verdict:7} {s.test} {s.case}')
         return 0
-    tests = base.src / 'tools/testing/selftests/kvm/x86' if base.own_test() else place.overlay
+    tests = base.src / 'tools/testing/selftests/kvm/x86' if has_gpat(base) else place.overlay
     names: Names = {}
     panels = {}
     for kernel in ('stock', 'series'):

@@ -30,7 +30,8 @@ from typing import Callable
 from kernel import distro
 from kernel.kernels import Kernel
 from lib import jobs, ktap
-from lib.base import Base, mainline, put
+from lib.base import Base, put
+from lib.kind import mainline
 from lib.say import Fatal, say
 from lib.settings import place
 from machine import boot, levels

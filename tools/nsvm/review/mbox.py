@@ -26,6 +26,7 @@ from lib import jobs
 from lib.base import Base, digest, put, read
 from lib.say import Fatal, say
 from lib.settings import place, rel, settings
+from proof import tested
 
 LETTER = '0000-cover-letter.patch'
 
@@ -66,8 +67,8 @@ def news(base: Base, version: int) -> str:
                     f'it needs a line "v{version}:" and text below')
     parts = [f'Changes since v{v - 1}:\n{text}\n\n' for v, text in changes.items()
              if 1 < v <= version]
-    mark = base.tested()
-    if mark.get('content') == base.content_id():
+    mark = tested.last(base)
+    if mark.get('content') == tested.content_id(base):
         parts.append(textwrap.fill(mark['summary'], 72) + '\n\n')
     return ''.join(parts)
 

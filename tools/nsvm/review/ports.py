@@ -21,6 +21,7 @@ import re
 
 from lib import ktap
 from lib.base import Base, names, put
+from lib.kind import is_default, is_opt_in, own_tests
 from lib.say import Fatal, say
 from lib.settings import place, rel
 from source import tree
@@ -79,11 +80,11 @@ def compare(first: Base, port: Base, report: ktap.Report) -> None:
 
 def original(port: Base, bases: list[Base]) -> Base | None:
     """What it is a port of, if it is one; the first one is the default"""
-    if port.own_tests():
+    if own_tests(port):
         return None
-    if not port.is_opt_in():
+    if not is_opt_in(port):
         return bases[0]
-    first = next((base for base in bases if base.is_opt_in() and base.before[-1].is_default()),
+    first = next((base for base in bases if is_opt_in(base) and is_default(base.before[-1])),
                  port)
     return first if first.name != port.name else None
 
@@ -91,7 +92,7 @@ def original(port: Base, bases: list[Base]) -> Base | None:
 def main(args: list[str]) -> int:
     if Base().linux:
         raise Fatal('LINUX= is one tree of yours, ports are compared on the bases of patches/')
-    first, *others = sorted(map(Base, names()), key=lambda base: not base.is_default())
+    first, *others = sorted(map(Base, names()), key=lambda base: not is_default(base))
     tree.make(first)
     report = ktap.Report(first.results / 'ports.ktap')
     for port in others:

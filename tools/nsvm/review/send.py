@@ -29,6 +29,7 @@ from lib import jobs
 from lib.base import Base, git, git_ok, put, read
 from lib.say import Fatal, say, say_error
 from lib.settings import place, rel
+from proof import tested
 from review.mbox import LETTER, argument, mails, sender
 
 # Of each project, what the one who sends has to know: file, what it is about
@@ -62,10 +63,10 @@ def against(base: Base, made: dict[str, str], who: str) -> list[str]:
             f'{rel(base.src)} has commits or edits that are not in patches/: make patches')
     elif base.series_id() not in applied:
         reasons.append(f'{rel(base.src)} is not what patches/ has now: make tree')
-    mark = base.tested()
+    mark = tested.last(base)
     if not mark:
         reasons.append('make test has not passed here yet')
-    elif mark.get('content') != base.content_id():
+    elif mark.get('content') != tested.content_id(base):
         reasons.append(f'make test passed for something else ({mark.get("date")}), not for this '
                        'series on this base')
     return reasons

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lib import ktap
 from lib.base import Base, digest, git, names, read, root_of
+from lib.kind import own_tests
 from lib.say import Fatal, say
 from lib.settings import place
 from source import apply, debian, package, release, tree
@@ -85,7 +86,7 @@ def bases_for(kernel: str, bases: list[Base]) -> list[Base]:
     """Those of its line, such as 6.12; if there is none, the ports"""
     same = [base for base in bases
             if base.key('kernel').split('.')[:2] == kernel.split('.')[:2]]
-    return same or [base for base in bases if not base.own_tests()]
+    return same or [base for base in bases if not own_tests(base)]
 
 
 def report_on(report: ktap.Report, base: Base, repo: Path, commit: str, name: str) -> None:

@@ -27,8 +27,8 @@ def tools(base: Base) -> Path:
         with debian.Archive(base.key('suite')) as apt:
             apt.update()
             to.mkdir(parents=True, exist_ok=True)
-            for package in wanted.split():
-                debian.unpack(apt.fetch(package), to)
+            for name in wanted.split():
+                debian.unpack(apt.fetch(name), to)
         put(to / 'packages', wanted)
     return to / 'usr/lib/python3/dist-packages'
 

@@ -95,12 +95,13 @@ refused('SIGNOFF by nobody', 'git config --global user.name', 'mbox', 'SIGNOFF=1
 
 from lib import settings
 from lib.base import Base
+from proof.tested import content_id
 
 go = ('send', 'VERSION=3', 'SIGNOFF=1', 'REALLY=1')
 settings.from_arguments(toy.PLACES)
 refused('never tested', 'make test has not passed here', *go)
 tested.parent.mkdir()
-tested.write_text(f'content {Base().content_id()}\ndate today\nsummary Tested: 7 passed.\n')
+tested.write_text(f'content {content_id(Base())}\ndate today\nsummary Tested: 7 passed.\n')
 r = nsvm(*go[:3])
 told = ' '.join(r.stdout.split()).partition(' To: ')[2].partition(' each')[0]
 is_((r.returncode, list(sent.iterdir()), told),
@@ -155,7 +156,7 @@ edit(patches / 'BASE', 'send-first: security@kernel.org\n')
 letter.write_text(letter.read_text().replace('Text.\n', 'Text.\n\nPatch 1: One is bad\nsince '
                                              '6.1.\n\nPatch 2: So is two.\n\n'))
 git(top, 'commit', '-q', '-a', '-m', 'a report')
-tested.write_text(f'content {Base().content_id()}\ndate today\nsummary Tested: 7 passed.\n')
+tested.write_text(f'content {content_id(Base())}\ndate today\nsummary Tested: 7 passed.\n')
 r = nsvm(*go)
 found = [email.message_from_bytes(f.read_bytes()) for f in sorted(sent.iterdir())]
 is_([(m['Subject'], m['Cc'], m['References'], 'list@' in str(m)) for m in found],

@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from lib.base import Base
+from lib import kind
 from lib.ktap import Case
 from proof import expected
 
@@ -64,8 +64,8 @@ class Same(unittest.TestCase):
 
 
 class Names(unittest.TestCase):
-    @mock.patch('lib.base.lines',
+    @mock.patch('lib.kind.lines',
                 return_value=['a_test x 0', 'b_test x 0', 'view y 0', 'a_test y 0'])
     def test_a_kernel_with_tests_of_its_own_names_them(self, _) -> None:
-        base = mock.Mock(dir=Path(), **{'fix_tests.return_value': []})
-        self.assertEqual(Base.own_tests(base), ['a_test', 'b_test'])
+        base = mock.Mock(dir=Path(), **{'key.return_value': 'own', 'keys.return_value': []})
+        self.assertEqual(kind.own_tests(base), ['a_test', 'b_test'])

@@ -35,7 +35,8 @@ APT_GET = WHERE + '''name=${last%%=*} version=
 case $last in *=*) version=${last#*=};; esac
 deb() { ls $A/${name}_${version:-*}_*.deb | sort -V | tail -n 1; }
 sum() {
-[ ! -f "$1" ] || echo "'http://localhost/x' $(basename "$1") 1 SHA256:$(sha256sum <"$1" | head -c 64)"
+[ -f "$1" ] || return
+echo "'http://localhost/x' $(basename "$1") 1 SHA256:$(sha256sum <"$1" | head -c 64)"
 }
 case $FAKE_APT,$* in
 *indextargets*) echo "http://localhost/debian CODENAME main";;

@@ -154,49 +154,41 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = (), unaware: bool = F
     made_of = digest(headers_id, settings.CC, str(of.src), trees,
                      *sorted(place.overlay.glob('*.[ch]')), Path(__file__))
     have = read(out / '.stamp').split()
-    todo = [t for t in names if have[:1] != [made_of] or t not in have]
-    if not todo:
-        return out
-    out.mkdir(parents=True, exist_ok=True)
-    (out / '.stamp').unlink(missing_ok=True)
     if have[:1] != [made_of]:
-        for old in out.iterdir():
-            old.unlink()
+        shutil.rmtree(out, ignore_errors=True)
         have = [made_of]
-    kvm = shadow_tree(of, base.b / f'selftests-src{which}', newer,
-                      set() if unaware else from_tree(of))
-    objects = base.b / f'selftests-obj{which}'
-    compile_tests(kvm, todo, objects, base.b / f'headers{which}',
-                  base.logs / f'build-selftests{which}.log',
-                  f'{len(todo)} tests built, static, in {rel(out)}')
-    for t in todo:
-        strip(objects / arch / t, out / t)
-    put(out / '.stamp', ' '.join([*dict.fromkeys([*have, *todo])]) + '\n')
+    todo = [t for t in names if t not in have]
+    if todo:
+        kvm = shadow_tree(of, base.b / f'selftests-src{which}', newer,
+                          set() if unaware else from_tree(of))
+        compile_tests(base, which, kvm, {t: t for t in todo},
+                      f'{len(todo)} tests built, static, in {rel(out)}')
+        put(out / '.stamp', ' '.join([*have, *todo]) + '\n')
     return out
 
 
-def compile_tests(kvm: Path, names: list[str], to: Path, headers_in: Path, log: Path,
-                  text: str) -> None:
-    """In a directory of shadow_tree()"""
-    arch = arch_dir(kvm.parents[3])
+def compile_tests(base: Base, which: str, kvm: Path, names: dict[str, str], text: str) -> None:
+    """In a directory of shadow_tree(), to build/<base>/selftests<which>; names: of the test, and of
+    the binary"""
+    arch, log = arch_dir(kvm.parents[3]), base.logs / f'build-selftests{which}.log'
+    objects, out = base.b / f'selftests-obj{which}', base.b / f'selftests{which}'
     cc = 'LLVM=1' if settings.CC == 'clang' else f'CC={settings.CC}'
     progs = ' '.join(f'{arch}/{t}' for t in names)
     none = ('TEST_GEN_PROGS_COMMON', 'TEST_GEN_PROGS_EXTENDED_x86_64',
             'TEST_GEN_PROGS_EXTENDED_x86', 'TEST_PROGS_x86_64', 'TEST_PROGS_x86',
             'TEST_GEN_PROGS_EXTENDED', 'TEST_PROGS')
     jobs.step('SELFTESTS', log, text,
-              ['make', '-C', kvm, '-f', 'Makefile.nsvm', f'-j{jobs.workers()}', cc, f'OUTPUT={to}',
-               f'KHDR_INCLUDES=-isystem {headers_in}/usr/include', f'TEST_GEN_PROGS_x86_64={progs}',
-               f'TEST_GEN_PROGS_x86={progs}', *(f'{n}=' for n in none)], 'the tests do not build',
-              env={'LDFLAGS': '-static'})
-    for t in names:
-        if not (to / arch / t).exists():
-            raise Fatal(f'{t} was not built (log: {rel(log)})')
-
-
-def strip(made: Path, to: Path) -> None:
-    """The same wherever it was built: a build ID is also of the directories in debug information"""
-    jobs.output(['strip', '-R', '.note.gnu.build-id', '-o', to, made])
+              ['make', '-C', kvm, '-f', 'Makefile.nsvm', f'-j{jobs.workers()}', cc,
+               f'OUTPUT={objects}', f'KHDR_INCLUDES=-isystem {base.b}/headers{which}/usr/include',
+               f'TEST_GEN_PROGS_x86_64={progs}', f'TEST_GEN_PROGS_x86={progs}',
+               *(f'{n}=' for n in none)], 'the tests do not build', env={'LDFLAGS': '-static'})
+    out.mkdir(parents=True, exist_ok=True)
+    for test, binary in names.items():
+        if not (objects / arch / test).exists():
+            raise Fatal(f'{test} was not built (log: {rel(log)})')
+        # A build ID is also of the directories in debug information: the same wherever it was built
+        jobs.output(['strip', '-R', '.note.gnu.build-id', '-o', out / binary,
+                     objects / arch / test])
 
 
 def without_quirk(source: str) -> str:
@@ -212,25 +204,20 @@ def mainline_test(quirk: bool = False) -> Path:
     """The directory that has it, as MAINLINE_TEST; quirk: unchanged, for a KVM that has it.  Fatal
     with NOT_HERE if mainline's source cannot be had"""
     of = source_tree.make_base(mainline())
-    test, which = 'svm_nested_pat_test', '-quirk' if quirk else '-no-quirk'
+    test, which, arch = 'svm_nested_pat_test', '-quirk' if quirk else '-no-quirk', arch_dir(of.src)
     out = of.b / f'selftests{which}'
-    text = of.git('show', f'{of.commit()}:{SELFTESTS}/kvm/{arch_dir(of.src)}/{test}.c') + '\n'
+    text = of.git('show', f'{of.commit()}:{SELFTESTS}/kvm/{arch}/{test}.c') + '\n'
     text = text if quirk else without_quirk(text)
     made_of = digest(of.commit(), text, settings.CC, Path(__file__), place.lab / 'kernel/regions.c')
     if read(out / '.stamp') == made_of:
         return out
     headers(of, of.commit(), of.b / f'headers{which}')
-    kvm, objects = shadow_tree(of, of.b / f'selftests-src{which}',
-                               newer=True), of.b / f'selftests-obj{which}'
-    file = kvm / arch_dir(of.src) / f'{test}.c'
-    file.unlink()
-    put(file, text)
-    shutil.rmtree(objects, ignore_errors=True)
-    compile_tests(kvm, [test], objects, of.b / f'headers{which}',
-                  of.logs / f'build-selftests{which}.log',
+    kvm = shadow_tree(of, of.b / f'selftests-src{which}', newer=True)
+    (kvm / arch / f'{test}.c').unlink()
+    put(kvm / arch / f'{test}.c', text)
+    shutil.rmtree(of.b / f'selftests-obj{which}', ignore_errors=True)
+    compile_tests(of, which, kvm, {test: MAINLINE_TEST},
                   f"mainline's own {test} built{'' if quirk else ' without its quirk'}")
-    out.mkdir(exist_ok=True)
-    strip(objects / arch_dir(of.src) / test, out / MAINLINE_TEST)
     put(out / '.stamp', made_of)
     return out
 

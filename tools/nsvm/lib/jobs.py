@@ -6,9 +6,9 @@ ends.  None has the lab's standard input, nor anything that a make above it left
 the environment, nor the settings of somebody's git or compiler.
 """
 import concurrent.futures
-import contextlib
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, TypeVar
 
-from lib.say import Fatal, Ticker, elapsed, say
+from lib.say import Fatal, Ticker, elapsed, need_match, say
 from lib.settings import place, rel, settings
 
 # What programs get of the environment: nothing that changes what git, make or a compiler does
@@ -61,9 +61,8 @@ def stop_all() -> None:
     for p in left:
         kill(p, signal.SIGTERM)
     limit = time.monotonic() + 3
-    while not all(has_ended(p) for p in left) and time.monotonic() < limit:
-        time.sleep(0.02)
     for p in left:
+        has_ended(p, max(0, limit - time.monotonic()))
         kill(p)
 
 
@@ -76,27 +75,20 @@ def kill(p: subprocess.Popen, sig: int = signal.SIGKILL) -> None:
             pass
 
 
-def has_ended(p: subprocess.Popen) -> bool:
-    """Has it?  It is not reaped by that"""
-    try:
-        return p.returncode is not None or os.waitid(
-            os.P_PID, p.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
-    except ChildProcessError:
+def has_ended(p: subprocess.Popen, timeout: float | None = 0) -> bool:
+    """Has it, at the latest at the time limit, in seconds?  It is not reaped by that"""
+    if p.returncode is not None:
         return True
-
-
-def wait_for_end(p: subprocess.Popen, timeout: float | None) -> bool:
-    """Wait until it has ended, without reaping it; False at the time limit, in seconds"""
-    limit, pause = time.monotonic() + (timeout or 0), 0.001
-    if timeout is None and p.returncode is None:
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PID, p.pid, os.WEXITED | os.WNOWAIT)
-    while not has_ended(p):
-        if time.monotonic() >= limit:
-            return False
-        time.sleep(pause)
-        pause = min(2 * pause, 0.05)
-    return True
+    try:
+        fd = os.pidfd_open(p.pid)
+    except ProcessLookupError:
+        return True
+    try:
+        end = select.poll()
+        end.register(fd, select.POLLIN)
+        return bool(end.poll(None if timeout is None else 1000 * timeout))
+    finally:
+        os.close(fd)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -132,7 +124,7 @@ def finish(p: subprocess.Popen, timeout: float | None = None) -> int | None:
     its number.
     """
     try:
-        ended = wait_for_end(p, timeout)
+        ended = has_ended(p, timeout)
     finally:
         kill(p)
         p.wait()
@@ -215,8 +207,9 @@ def step(tag: str, log: Path, text: str, argv: list, fail: str = '', status: int
 
 def workers(machines: int = 1) -> int:
     """How many things to do at a time: JOBS=, or one a CPU as far as memory for machines goes"""
-    available = re.search(r'^MemAvailable: *([0-9]+)', MEMINFO.read_text(), re.M)
-    fitting = int(available[1]) // 1024 // (machines * (settings.number('MEMORY') + QEMU_ITSELF))
+    available = need_match('^MemAvailable: *([0-9]+)', MEMINFO.read_text(),
+                           f'{MEMINFO} has no MemAvailable')
+    fitting = int(available) // 1024 // (machines * (settings.number('MEMORY') + QEMU_ITSELF))
     return settings.number('JOBS') or max(1, min(len(os.sched_getaffinity(0)), fitting))
 
 

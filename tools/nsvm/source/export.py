@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0
-"""export [DIR] - export the commits of build/<base>/src to patches/<base>
+"""export - export the commits of build/<base>/src to patches/<base>
 
 Updates the list of patches and the diffstat in the cover letter, and the overlay's copy of each
-selftest that the series adds.  With DIR, writes the patches there instead.  The export is
-byte-stable: exporting what was applied gives the same files.
+selftest that the series adds.  The export is byte-stable: exporting what was applied gives the
+same files.
 
 Refuses whatever would lose a commit: uncommitted edits, fixups that are not squashed, a commit
 without changes, a patch that was left out.
@@ -118,20 +118,13 @@ def make(base: Base, to: Path) -> list[str]:
 
 
 def main(args: list[str]) -> int:
-    base = Base().lock()
-    made = base.b / 'export.tmp'
-    commits, behind = make(base, made), for_overlay(base)
     if args:
-        shutil.copytree(made, args[0], dirs_exist_ok=True)
-        shutil.rmtree(made)
-        return 0
-    series_id, head = applied(base)
-
-    def data(file: Path) -> bytes:
-        return file.read_bytes() if file.exists() else b''
-
+        raise Fatal('usage: export')
+    base = Base().lock()
+    made, (series_id, head) = base.b / 'export.tmp', applied(base)
+    commits, behind = make(base, made), for_overlay(base)
     names = {p.name for p in (*made.iterdir(), *base.dir.glob('[0-9][0-9][0-9][0-9]-*.patch'))}
-    changed = [name for name in sorted(names) if data(made / name) != data(base.dir / name)]
+    changed = [name for name in sorted(names) if read(made / name) != read(base.dir / name)]
     if base.series() and base.series_id() != series_id and any(name[:5] != '0000-'
                                                                for name in changed):
         raise Fatal(f'{rel(base.dir)} is not what {rel(base.src)} was made from, and would be '

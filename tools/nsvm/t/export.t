@@ -78,10 +78,5 @@ refused('a merge', 'has merges')
 
 git(tree, 'checkout', '-q', 'series')
 git(tree, 'reset', '-q', '--hard', 'HEAD~1')
-was = state()
-r = nsvm('export', f'{top}/to')
-there = list((top / 'to').glob('000[1-9]-*'))
-is_((r.returncode, state() == was, len(there)), (0, True, 3), 'export DIR writes only there',
-    r.stderr)
 exported('a commit that is gone is no patch any more', 'One Test-it Correct', 'c')
 print(f'1..{toy.count}')

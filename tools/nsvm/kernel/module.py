@@ -21,42 +21,15 @@ from source.debian import NOT_HERE
 
 UAPI = 'arch/x86/include/uapi/asm/kvm.h'
 # The structs in it are also those of vmlinux and of other modules, which remain the distribution's:
-# it goes with KVM's modules if only macros differ that no struct can depend on
+# it goes with KVM's modules if only the masks of quirks differ, which nothing but KVM uses
 HOST = 'arch/x86/include/asm/kvm_host.h'
 SOURCES = ('arch/x86/kvm', 'virt/kvm', UAPI, HOST)
-MACRO = re.compile(r'^[ \t]*#[ \t]*define[ \t]+(\w+)((?:.*\\\n)*.*\n)', re.M)
-COMMENT = re.compile(r'/\*.*?\*/', re.S)
+QUIRKS = re.compile(r'^#define KVM_X86_\w*QUIRKS\b(?:.*\\\n)*.*\n', re.M)
 
 
-def split_header(text: str) -> tuple[dict[str, str], str]:
-    """The macros of a header, name -> what follows it, and all else, both without comments"""
-    code = COMMENT.sub('', text + '\n')
-    return dict(MACRO.findall(code)), ' '.join(MACRO.sub('', code).split())
-
-
-def changed_macros(before: str, after: str) -> set[str] | None:
-    """Names of the macros that differ between two versions of a header, and of those that are made
-    of them; None if more than macros differs, or one of them is used outside of macros"""
-    (was, rest_before), (now, rest_after) = split_header(before), split_header(after)
-    if rest_before != rest_after:
-        return None
-    changed = {name for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
-    while more := {name for name, body in now.items() if name not in changed
-                   and changed & set(re.findall(r'\w+', body))}:
-        changed |= more
-    return None if changed & set(re.findall(r'\w+', rest_after)) else changed
-
-
-def goes_with_modules(base: Base, tree: str) -> bool:
-    """Can the change of HOST alter nothing that vmlinux was compiled with?"""
-    changed = changed_macros(*(base.git('show', f'{commit}:{HOST}')
-                               for commit in (base.root(), tree)))
-    if changed is None:
-        return False
-    # A macro of the same name in another header might be in a struct, too
-    users = [base.git('grep', '-lw', name, tree, '--', 'include', 'arch/x86/include',
-                      check=False).splitlines() for name in changed]
-    return all(user == f'{tree}:{HOST}' for files in users for user in files)
+def differs_in_quirks(before: str, after: str) -> bool:
+    """Do two versions of HOST differ in nothing but the masks of quirks?"""
+    return QUIRKS.sub('', before) == QUIRKS.sub('', after)
 
 
 def changed_files(base: Base, tree: str) -> list[str]:
@@ -68,7 +41,10 @@ def changed_files(base: Base, tree: str) -> list[str]:
 def changed_modules(base: Base, tree: str) -> list[str]:
     """Those of kvm and kvm-amd that differ from the base's"""
     files = changed_files(base, tree)
-    ours = (UAPI, HOST) if HOST in files and goes_with_modules(base, tree) else (UAPI,)
+    ours = [UAPI]
+    if HOST in files and differs_in_quirks(*(base.git('show', f'{commit}:{HOST}') + '\n'
+                                             for commit in (base.root(), tree))):
+        ours.append(HOST)
     other = [f for f in files if not f.startswith(('arch/x86/kvm/', 'virt/kvm/')) and f not in ours]
     if other:
         raise Fatal(f'the series changes {other[0]}: that takes a whole kernel', NOT_HERE)

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from lib import jobs
-from lib.base import Base, alone, put, read
+from lib.base import Base, alone, new_directory, put, read
 from lib.say import Fatal, elapsed, say
 from lib.settings import place
 from source import debian, release
@@ -152,27 +152,22 @@ def unpack(base: Base, release: str, debs: list[Path], to: Path) -> None:
 
 def get(base: Base) -> Path:
     """build/distro/<version>, made if need be; Fatal 3 if this base has no such kernel here"""
-    d = place_of(base)
-    with alone(d.parent / '.lock'):
-        return make(base, d, d.with_name(f'{d.name}.tmp'))
-
-
-def make(base: Base, d: Path, tmp: Path) -> Path:
-    """The directory d, by way of tmp, unless it is there"""
     version, suite, _ = release.of_src(base)
-    root = info(base, 'root')
-    kept = ' '.join(LOADED + MORE)
-    if info(base, 'version') == version and info(base, 'kept') == kept and (
-            not root or Path(root, 'packages').exists()):
-        return d
+    d, kept = place_of(base), ' '.join(LOADED + MORE)
+    with alone(d.parent / '.lock'):
+        root = info(base, 'root')
+        if info(base, 'version') != version or info(base, 'kept') != kept or (
+                root and not Path(root, 'packages').exists()):
+            make(base, d, version, suite, kept)
+    return d
+
+
+def make(base: Base, d: Path, version: str, suite: str, kept: str) -> None:
+    """The directory d"""
     kernel, debs = fetch_all(version, suite)
-    try:
-        shutil.rmtree(tmp, ignore_errors=True)
+    with new_directory(d) as tmp:
         unpack(base, kernel, debs, tmp)
         headers = tmp / f'root/usr/src/linux-headers-{kernel}'
-        if not (headers / 'Module.symvers').exists():
-            raise Fatal(f'headers and image are of different ABIs: no linux-headers-{kernel} '
-                        'beside the image')
         # They think that they are in /usr/src
         makefile = headers / 'Makefile'
         makefile.write_text(makefile.read_text().replace('/usr/src/', f'{d}/root/usr/src/'))
@@ -191,8 +186,3 @@ def make(base: Base, d: Path, tmp: Path) -> Path:
             f'{d}/root/usr/src/linux-headers-{kernel}\n'
             f'compiler {cc}\nroot {root}\nkept {kept}\n')
         put(used(version), ' '.join([kernel, *(d.name.split('_')[0] for d in debs)]) + '\n')
-        shutil.rmtree(d, ignore_errors=True)
-        tmp.replace(d)
-    finally:
-        shutil.rmtree(tmp, ignore_errors=True)
-    return d

@@ -7,15 +7,15 @@ others are the distribution's own.  A header of KVM goes with them, in front of 
 in linux-headers.  A tree that changes more of the kernel than KVM takes a whole kernel:
 Fatal 3.
 """
-import io
 import re
 import shutil
 import tarfile
+import tempfile
 from pathlib import Path
 
 from kernel import distro
 from lib import jobs
-from lib.base import GIT_ENV, Base, digest, git_argv, put, read
+from lib.base import Base, digest, put, read
 from lib.say import Fatal
 from source.debian import NOT_HERE
 
@@ -55,13 +55,11 @@ def changed_modules(base: Base, tree: str) -> list[str]:
 
 def write_sources(base: Base, tree: str, to: Path, modules: list[str]) -> None:
     """What did not change keeps its time.  Builds wherever it is moved to"""
-    archive = jobs.start(git_argv(base.src, 'archive', tree, *SOURCES),
-                         stdout=jobs.subprocess.PIPE, env=GIT_ENV)
-    data = archive.stdout.read()
-    if jobs.finish(archive):
-        raise Fatal(f'git archive of {tree} fails in {base.src}')
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        files = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
+    with tempfile.NamedTemporaryFile(suffix='.tar') as archive:
+        base.git('archive', '-o', archive.name, tree, *SOURCES)
+        with tarfile.open(archive.name) as tar:
+            files = {member.name: tar.extractfile(member).read() for member in tar
+                     if member.isfile()}
     # Before the headers of the kernel, which have others
     files['first/asm/kvm.h'], host = files.pop(UAPI), files.pop(HOST)
     if HOST in changed_files(base, tree):

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import re
+import shutil
 import threading
 from pathlib import Path
 from typing import Iterator
@@ -47,6 +48,20 @@ def put(file: Path, text: str) -> None:
 def read(file: Path) -> str:
     """What put() wrote, or nothing"""
     return file.read_text() if file.exists() else ''
+
+
+@contextlib.contextmanager
+def new_directory(to: Path) -> Iterator[Path]:
+    """An empty one, which becomes that one when all has gone well"""
+    tmp = to.with_name(f'{to.name}.tmp')
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir(parents=True)
+    try:
+        yield tmp
+        shutil.rmtree(to, ignore_errors=True)
+        tmp.replace(to)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 from lib import jobs
-from lib.base import put, read
+from lib.base import new_directory, put, read
 from lib.say import Fatal, say
 from lib.settings import place, rel
 
@@ -236,27 +236,19 @@ def root(suite: str, name: str, packages: list[str]) -> Path:
     wanted = ' '.join(packages)
     if read(to / 'packages') == wanted:
         return to
-    tmp = to.with_suffix('.tmp')
-    shutil.rmtree(tmp, ignore_errors=True)
-    tmp.mkdir(parents=True)
-    try:
-        with Archive(suite, [suite.removesuffix('-backports')]) as apt:
-            apt.update()
-            jobs.step('APT', place.build / f'root-{name}.log',
-                      f'{", ".join(packages[:2])} of {suite} fetched, and what they need',
-                      apt.get('install', '--no-install-recommends', '--download-only', '-o',
-                              'APT::Install-Recommends=0', *packages),
-                      f'cannot fetch {packages[0]} of {suite}', NOT_HERE)
-            debs = sorted((apt.dir / 'cache/archives').glob('*.deb'))
-            for deb in sorted(debs, key=lambda d: not d.name.startswith('base-files')):
-                unpack(deb, tmp)
+    with new_directory(to) as tmp, Archive(suite, [suite.removesuffix('-backports')]) as apt:
+        apt.update()
+        jobs.step('APT', place.build / f'root-{name}.log',
+                  f'{", ".join(packages[:2])} of {suite} fetched, and what they need',
+                  apt.get('install', '--no-install-recommends', '--download-only', '-o',
+                          'APT::Install-Recommends=0', *packages),
+                  f'cannot fetch {packages[0]} of {suite}', NOT_HERE)
+        debs = (apt.dir / 'cache/archives').glob('*.deb')
+        for deb in sorted(debs, key=lambda deb: not deb.name.startswith('base-files')):
+            unpack(deb, tmp)
         if (tmp / 'usr/bin/mawk').exists():
             (tmp / 'usr/bin/awk').symlink_to('mawk')	# what its postinst does
         put(tmp / 'packages', wanted)
-        shutil.rmtree(to, ignore_errors=True)
-        tmp.replace(to)
-    finally:
-        shutil.rmtree(tmp, ignore_errors=True)
     return to
 
 

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0
 """A packaged source becomes a git tree with tag base"""
 import re
-import shutil
 import time
 from pathlib import Path
 
 from lib import jobs
-from lib.base import Base, digest, git, put, read, root_of
+from lib.base import Base, digest, git, new_directory, put, read, root_of
 from lib.say import Fatal, elapsed, say
 from lib.settings import place, rel
 from source import debian
@@ -52,7 +51,7 @@ def tar_of(archive: Path) -> tuple[str, str]:
 def unpack(archive: Path, to: Path, part: list[str]) -> None:
     """All that is in it, or a part, without its top directory"""
     command, top = tar_of(archive)
-    to.mkdir(parents=True)
+    to.mkdir(exist_ok=True)
     patterns = ' '.join(f"'{top}/{p}'" for p in part)
     script = (f"{command} | tar -x -I 'xz -d -T0' -C '{to}' --strip-components=1 --anchored "
               f"--wildcards {patterns}")
@@ -95,22 +94,16 @@ def make_tree(base: Base, archive: Path, to: Path, part: list[str], suite: str =
         part: patterns of what is taken of it; none: all.
         suite: where it is from, "" is the machine's own archive.
     """
-    tmp = to.with_name(f'{to.name}.tmp')
-    shutil.rmtree(tmp, ignore_errors=True)
-    try:
-        version = debian.version_of(archive) if archive.suffix == '.deb' else base.key('version')
-        sha256 = read(archive.with_name(f'{archive.name}.sha256')).strip()
-        source = (f'source {base.key("package") or base.key("file")} {version}\n'
-                  f'suite {suite or "own"}\nsha256 {sha256} {archive.name}\n')
+    version = debian.version_of(archive) if archive.suffix == '.deb' else base.key('version')
+    sha256 = read(archive.with_name(f'{archive.name}.sha256')).strip()
+    source = (f'source {base.key("package") or base.key("file")} {version}\n'
+              f'suite {suite or "own"}\nsha256 {sha256} {archive.name}\n')
+    with new_directory(to) as tmp:
         if not clone_sibling(source, part, tmp):
             unpack(archive, tmp, part)
-            kernel, begin = release(tmp), time.monotonic()
+            begin = time.monotonic()
             package = base.key('package') or base.key('source')
-            commit_all(tmp, f"{base.project()} {kernel}, Debian's {package}")
+            commit_all(tmp, f"{base.project()} {release(tmp)}, Debian's {package}")
             say('TREE', f'git tree made, tag base ({elapsed(begin)})')
         put(tmp / '.git/nsvm-source', source)
         put(tmp / '.git/nsvm-base', git(tmp, 'rev-parse', 'HEAD') + '\n')
-        shutil.rmtree(to, ignore_errors=True)
-        tmp.replace(to)
-    finally:
-        shutil.rmtree(tmp, ignore_errors=True)

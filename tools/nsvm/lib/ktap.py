@@ -175,33 +175,33 @@ def cases(log: str) -> list[Case]:
     return results + (judge(test, lines, 'died', 0) if test else [])
 
 
-def nested(labels: dict[str, list[Case]]) -> str:
-    """One KTAP stream: labels, in each the tests, in each its cases"""
-    def result(number: int, name: str, verdict: str, reason: str) -> list[str]:
+def write_stream(results: list[tuple[list[str], str, str, str]]) -> list[str]:
+    """The one writer of KTAP; of each result: lines of its subtests, verdict, name, reason"""
+    out = ['KTAP version 1', f'1..{len(results)}']
+    for number, (subtests, verdict, name, reason) in enumerate(results, 1):
+        out += [f'  {line}' for line in subtests]
         line = f'{"not ok" if verdict == "not ok" else "ok"} {number} {name}'
         if verdict == 'skip':
-            return [f'{line} # SKIP {reason}']
-        return [line, f'# {reason}'] if verdict == 'not ok' and reason else [line]
+            out.append(f'{line} # SKIP {reason}')
+        else:
+            out += [line, f'# {reason}'] if reason else [line]
+    return out
 
-    out = ['KTAP version 1', f'1..{len(labels)}']
-    for i, (label, cases) in enumerate(labels.items(), 1):
-        tests: list[str] = []
-        inner: list[str] = []
-        count = number = 0
+
+def nested(labels: dict[str, list[Case]]) -> str:
+    """One KTAP stream: labels, in each the tests, in each its cases"""
+    kernels = []
+    for label, cases in labels.items():
+        tests, inner = [], []
         for c in cases:
             if c.case:
-                number += 1
-                inner += result(number, c.case, c.verdict, c.reason)
-                continue
-            count += 1
-            if number:
-                tests += [f'    {line}' for line in ('KTAP version 1', f'1..{number}', *inner)]
-            tests += [f'  {line}' for line in result(count, c.test, c.verdict, c.reason)]
-            inner, number = [], 0
-        failed = not count or any(c.verdict == 'not ok' for c in cases if not c.case)
-        out += ['  KTAP version 1', f'  1..{count}', *tests,
-                f'{"not ok" if failed else "ok"} {i} {label}']
-    return '\n'.join(out) + '\n'
+                inner.append(([], c.verdict, c.case, c.reason))
+            else:
+                tests.append((write_stream(inner) if inner else [], c.verdict, c.test, c.reason))
+                inner = []
+        failed = not tests or any(verdict == 'not ok' for _, verdict, _, _ in tests)
+        kernels.append((write_stream(tests), 'not ok' if failed else 'ok', label, ''))
+    return '\n'.join(write_stream(kernels)) + '\n'
 
 
 # ---- two kernels side by side ----
@@ -316,14 +316,8 @@ class Report:
 
 
 def write(items: list[Item]) -> str:
-    out = ['KTAP version 1', f'1..{len(items)}']
-    for n, i in enumerate(items, 1):
-        name, detail = i.name.replace('#', '\\#'), ' '.join(i.detail.split())
-        if i.verdict == 'skip':
-            out.append(f'ok {n} {name} # SKIP {detail}')
-        else:
-            out += [f'{i.verdict} {n} {name}', *([f'# {detail}'] if detail else [])]
-    return '\n'.join(out) + '\n'
+    return '\n'.join(write_stream([([], i.verdict, i.name.replace('#', '\\#'),
+                              ' '.join(i.detail.split())) for i in items])) + '\n'
 
 
 def read(path: Path) -> list[Item]:

@@ -8,7 +8,7 @@ kernel see no difference.
 
   stock   the kernel without it       build/<base>/kernel-stock
   series  what is in src, with edits  build/<base>/kernel
-  N       after patch N               build/<base>/steps/N
+  N       after patch N               build/<base>/step-N
 """
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,14 +91,20 @@ def flavour(debug: bool) -> str:
     return '' if settings.CC == 'gcc' else f'-{settings.CC.rpartition("/")[2]}'
 
 
-def tree_kernel(base: Base, tree: str, worker: int | str, label: str, to: Path | None = None,
-                debug: bool = False, quiet: bool = True, werror: bool = True) -> Kernel:
-    """Of a tree object (or commit) of src; worker: whose objects, so that several can be made
-    at once.  In build/<base>/<label> if to is not given"""
-    to = to or base.b / label
+def tree_kernel(base: Base, tree: str, worker: str, label: str, debug: bool = False,
+                quiet: bool = True, werror: bool = True) -> Kernel:
+    """That of a tree object (or commit) of src, in build/<base>/<label>, or for a whole kernel
+    <label><flavour>.
+
+    Args:
+        worker: whose objects, so that several can be made at once.
+        quiet: say nothing if it builds.
+        werror: a warning is an error.
+    """
+    to = base.b / f'{label}{flavour(debug)}'
     try:
         if is_packaged(base, debug):
-            module.build(base, tree, base.b / f'module{worker or ""}', to, label, quiet, werror)
+            module.build(base, tree, base.b / f'module{worker}', to, label, quiet, werror)
             return Kernel(to, label)
     except Fatal as e:
         if e.status != NOT_HERE:
@@ -112,14 +118,12 @@ def tree_kernel(base: Base, tree: str, worker: int | str, label: str, to: Path |
 
 def stock_kernel(base: Base) -> Kernel:
     base.need_tree()
-    return tree_kernel(base, 'base', '', 'kernel-stock', base.b / f'kernel-stock{flavour(False)}',
-                       quiet=False)
+    return tree_kernel(base, 'base', '', 'kernel-stock', quiet=False)
 
 
 def series_kernel(base: Base, debug: bool = False) -> Kernel:
     base.need_tree()
-    return tree_kernel(base, base.worktree(), '', 'kernel', base.b / f'kernel{flavour(debug)}',
-                       debug, quiet=False)
+    return tree_kernel(base, base.worktree(), '', 'kernel', debug, quiet=False)
 
 
 def fixed_kernel(base: Base, debug: bool = False) -> Kernel:
@@ -127,8 +131,8 @@ def fixed_kernel(base: Base, debug: bool = False) -> Kernel:
     if not base.key('fixes'):
         return series_kernel(base, debug)
     base.need_tree()
-    return tree_kernel(base, source_tree.with_fixes(base), 'fixed', 'kernel-fixed',
-                       base.b / f'kernel-fixed{flavour(debug)}', debug, quiet=False)
+    return tree_kernel(base, source_tree.with_fixes(base), 'fixed', 'kernel-fixed', debug,
+                       quiet=False)
 
 
 def step_kernel(base: Base, n: int) -> Kernel:
@@ -136,8 +140,7 @@ def step_kernel(base: Base, n: int) -> Kernel:
     commits, applied = base.commits(), base.applied()
     if len(commits) != len(applied):
         raise Fatal(f'{rel(base.src)} has other commits than patches/')
-    return tree_kernel(base, commits[applied.index(n)], 'step', f'step-{n}',
-                       base.b / f'steps{flavour(False)}/{n}', quiet=False)
+    return tree_kernel(base, commits[applied.index(n)], 'step', f'step-{n}', quiet=False)
 
 
 def main(args: list[str]) -> int:

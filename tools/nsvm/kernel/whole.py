@@ -43,23 +43,21 @@ def has_symbol(whole: Path, symbol: str) -> bool:
 
 def check_config(base: Base, whole: Path, obj: Path, files: list[Path]) -> None:
     """allnoconfig says nothing of what it drops"""
-    have = set(read(obj / '.config').splitlines())
+    have = dict(re.findall(r'^(CONFIG_\w+)=(.*)$', read(obj / '.config'), re.M))
     text = '\n'.join(read(f) for f in files)
     none = re.findall(r'^# no (CONFIG_[A-Z0-9_]+): .+', text, re.M)
-    for s in none:
-        if has_symbol(whole, s) and not base.linux:
-            raise Fatal(f'{rel(files[-1])} says that there is no {s}, but {rel(whole)} has it')
-    want: dict[str, str] = {}
-    for s, off in re.findall(r'^(?:# )?(CONFIG_[A-Z0-9_]+)( is not set|=.*)$', text, re.M):
-        want[s] = off
-    lost = [s + v for s, v in want.items() if s not in none and v.startswith('=')
-            and s + v not in have]
-    lost += [f'{s}=n' for s, v in want.items() if s not in none and not v.startswith('=')
-             and {f'{s}=y', f'{s}=m'} & have]
+    for symbol in none:
+        if has_symbol(whole, symbol) and not base.linux:
+            raise Fatal(f'{rel(files[-1])} says that there is no {symbol}, but {rel(whole)} has it')
+    # The value is empty where it is not set
+    want = dict(re.findall(r'^(?:# )?(CONFIG_[A-Z0-9_]+)(?: is not set|=(.*))$', text, re.M))
+    lost = [symbol for symbol, value in want.items() if symbol not in none
+            and have.get(symbol, '') != value]
     if base.linux:
         # Of any release: what it does not know is not asked for
-        lost = [s for s in lost if has_symbol(whole, s.partition('=')[0])]
+        lost = [symbol for symbol in lost if has_symbol(whole, symbol)]
     if lost:
+        lost = [f'{symbol}={want[symbol] or "n"}' for symbol in lost]
         raise Fatal(f'the configuration lost: {" ".join(lost)}')
 
 

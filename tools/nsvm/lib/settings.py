@@ -102,22 +102,10 @@ class Settings:
 
 class Place:
     top, lab = TOP, LAB
-
-    @property
-    def build(self) -> Path:
-        return Path(settings.BUILD)
-
-    @property
-    def patches(self) -> Path:
-        return Path(settings.PATCHES)
-
-    @property
-    def overlay(self) -> Path:
-        return Path(settings.OVERLAY)
-
-    @property
-    def downloads(self) -> Path:
-        return self.build / 'dl'
+    build = property(lambda self: Path(settings.BUILD))
+    patches = property(lambda self: Path(settings.PATCHES))
+    overlay = property(lambda self: Path(settings.OVERLAY))
+    downloads = property(lambda self: self.build / 'dl')
 
 
 settings = Settings()

@@ -50,13 +50,13 @@ def chosen(wanted: dict[str, str]) -> dict[str, str]:
         qemu, cc = settings.QEMU, settings.CC
     except Fatal:
         return wanted
-    if qemu != 'qemu-system-x86_64':
-        wanted.pop('qemu-system-x86', None)
+    more = {}
     if cc == 'clang':
-        wanted.update({'clang': 'clang', 'lld': 'ld.lld', 'llvm': 'llvm-ar'})
+        more = {'clang': 'clang', 'lld': 'ld.lld', 'llvm': 'llvm-ar'}
     elif cc != 'gcc' and '/' not in cc:
-        wanted[cc] = cc
-    return wanted
+        more = {cc: cc}
+    return {name: program for name, program in {**wanted, **more}.items()
+            if name != 'qemu-system-x86' or qemu == 'qemu-system-x86_64'}
 
 
 def as_root() -> list[str] | None:
@@ -70,12 +70,10 @@ def as_root() -> list[str] | None:
     return None
 
 
-def apt_get(root: list[str], text: str, *args: str) -> None:
+def apt_get(root: list[str], text: str, fail: str, *args: str) -> None:
     jobs.step('SETUP', place.build / 'setup.log', text,
               [*root, 'env', 'DEBIAN_FRONTEND=noninteractive', 'apt-get', '-q', '-y', '-o',
-               'DPkg::Lock::Timeout=120', '-o', 'Acquire::Retries=2', *args],
-              *(('cannot fetch package lists', NOT_HERE)
-                if args == ('update',) else ('cannot install packages',)),
+               'DPkg::Lock::Timeout=120', '-o', 'Acquire::Retries=2', *args], fail, NOT_HERE,
               stdin=None if root == ['sudo'] else jobs.subprocess.DEVNULL)
 
 
@@ -83,7 +81,7 @@ def update_lists() -> None:
     root = as_root()
     if root is None:
         raise Fatal("apt's package lists are missing or old; as root: apt-get update", NOT_HERE)
-    apt_get(root, 'package lists fetched', 'update')
+    apt_get(root, 'package lists fetched', 'cannot fetch package lists', 'update')
 
 
 def installed(names: list[str]) -> set[str]:
@@ -108,18 +106,18 @@ def ensure(wanted: dict[str, str]) -> None:
     if root is None:
         raise Fatal('no rights to install; as root: apt-get install --no-install-recommends '
                     f'{" ".join(missing)}')
-    install = ('install', '--no-install-recommends', *missing)
+    install = ('installed', 'cannot install packages', 'install', '--no-install-recommends',
+               *missing)
     try:
-        apt_get(root, 'installed', *install)
+        apt_get(root, *install)
     except Fatal:
         update_lists()		# missing, or too old for the mirror
-        apt_get(root, 'installed', *install)
+        apt_get(root, *install)
 
 
 def main(args: list[str]) -> int:
     wanted = packages(args or ['run'])
     place.build.mkdir(parents=True, exist_ok=True)
     ensure(chosen(wanted))
-    if set(chosen(dict(wanted))) != set(wanted):
-        ensure(chosen(wanted))	# kconfiglib has come with the first ones
+    ensure(chosen(wanted))	# kconfiglib may have come with the first ones
     return 0

@@ -233,7 +233,7 @@ def rows(base: list[Case], series: list[Case]) -> list[Row]:
 
 
 def count(table_rows: list[Row]) -> dict[str, int]:
-    """Verdicts on the series; fixed, held and broken are of those that were run on the stock kernel"""
+    """Verdicts on the series; fixed, held and broken are of those that ran on the stock kernel"""
     pairs = {'fixed': ('not ok', 'ok'), 'held': ('ok', 'ok'), 'broken': ('ok', 'not ok')}
     counts = {verdict: sum(r.series.verdict == verdict for r in table_rows)
               for verdict in ('ok', 'not ok', 'skip')}
@@ -256,7 +256,8 @@ def table(cases: list[Row], name: str = 'series') -> tuple[str, bool]:
                      '' if r.series.verdict == 'ok' else r.series.reason))
     wide = max([24, *(len(row[0]) for row in told)])
     word, n = {'skip': 'SKIP'}, count(cases)
-    out = ['', f'  {"case":<{wide}}  {"stock" if some else "":<7}  {name}', '  ' + '-' * (wide + 18)]
+    out = ['', f'  {"case":<{wide}}  {"stock" if some else "":<7}  {name}',
+           '  ' + '-' * (wide + 18)]
     out += [f'  {a:<{wide}}  {word.get(b, b):<7}  {word.get(c, c):<7}  {d}'.rstrip()
             for a, b, c, d in told]
     out += ['', f'  on the {name}: {n["ok"]} ok, {n["not ok"]} not ok, {n["skip"]} skipped']

@@ -29,29 +29,23 @@ from source import apply, debian, package, setup
 from source.debian import NOT_HERE
 
 
-@dataclass(frozen=True)
-class Offer:
-    """A release that can be had"""
+@dataclass
+class Release:
+    """One that can be had; when it was tried, also what git am made of the patches"""
     version: str		# of the package
     archive: debian.Archive | None = None		# that has it; None: build/dl has it
-
-    def __str__(self) -> str:
-        if not self.archive:
-            return f'{self.version}, in {rel(place.downloads)}'
-        return f'{self.version} of {self.archive.suite}' if self.archive.suite else self.version
-
-
-@dataclass
-class Candidate:
-    """An offer that was unpacked, and what git am made of the patches"""
-    offer: Offer
-    tree: Path
-    kernel: str
+    tree: Path = Path()
+    kernel: str = ''
     applied: apply.Applied | None = None
     refusal: str = ''		# why nothing was applied
 
     def is_strict(self) -> bool:
         return self.applied is not None and not self.applied.loose
+
+    def __str__(self) -> str:
+        if not self.archive:
+            return f'{self.version}, in {rel(place.downloads)}'
+        return f'{self.version} of {self.archive.suite}' if self.archive.suite else self.version
 
 
 def suites(base: Base) -> list[str]:
@@ -70,9 +64,9 @@ def upstream_part(version: str) -> str:
     return version.rpartition('-')[0] or version
 
 
-def is_broken(base: Base, candidate: Candidate) -> bool:
+def is_broken(base: Base, tried: Release) -> bool:
     """Is it the series?  Not even the release that it was made on takes it"""
-    return not candidate.applied and candidate.kernel == base.key('kernel')
+    return not tried.applied and tried.kernel == base.key('kernel')
 
 
 def versions_in(apt: debian.Archive, name: str) -> list[str]:
@@ -99,10 +93,10 @@ def kept(name: str) -> list[str]:
     return newest_first({f.name.split('_')[1] for f in place.downloads.glob(f'{name}_*.deb')})
 
 
-def offers(base: Base, reasons: list[str]) -> Iterator[Offer]:
+def offers(base: Base, reasons: list[str]) -> Iterator[Release]:
     """In the order in which they are tried; reasons: why a suite has none"""
     if base.key('file'):
-        yield Offer(base.need_key('version'), debian.Archive(base.need_key('suite'), source=True))
+        yield Release(base.need_key('version'), debian.Archive(base.need_key('suite'), source=True))
         return
     name = base.need_key('package')
     for suite in suites(base):
@@ -117,8 +111,8 @@ def offers(base: Base, reasons: list[str]) -> Iterator[Offer]:
                 continue
             if not versions:
                 reasons.append(f'{suite or "apt"} has no {name}')
-            yield from (Offer(version, apt) for version in versions)
-    yield from (Offer(version) for version in kept(name))
+            yield from (Release(version, apt) for version in versions)
+    yield from (Release(version) for version in kept(name))
 
 
 def archive_of(base: Base, version: str, apt: debian.Archive) -> Path:
@@ -127,66 +121,64 @@ def archive_of(base: Base, version: str, apt: debian.Archive) -> Path:
                     base.key('sha256'))
 
 
-def attempt(base: Base, offer: Offer) -> Candidate:
+def attempt(base: Base, offer: Release) -> None:
     """Fetch it, unpack it, apply the patches.  Fatal 3 if it cannot be had"""
     apt = offer.archive or debian.Archive(suites(base)[0])
     if offer.archive and not base.key('file'):
         archive = apt.fetch(base.key('package'), offer.version)
     else:
         archive = archive_of(base, offer.version, apt)
-    tree = base.b / f'candidate-{offer.version}'
-    package.make_tree(base, archive, tree, package.part_of(base), apt.suite)
-    candidate = Candidate(offer, tree, package.release(tree))
+    offer.tree = base.b / f'candidate-{offer.version}'
+    package.make_tree(base, archive, offer.tree, package.part_of(base), apt.suite)
+    offer.kernel = package.release(offer.tree)
     try:
-        candidate.applied = apply.apply_in(base, tree, apply.patches(*base.before, base))
+        offer.applied = apply.apply_in(base, offer.tree, apply.patches(*base.before, base))
     except Fatal as e:
-        candidate.refusal = str(e)
-    return candidate
+        offer.refusal = str(e)
 
 
-def search(base: Base, reasons: list[str]) -> list[Candidate]:
-    """Candidates up to the one that is used; reasons: why others could not be had"""
-    tried: list[Candidate] = []
+def search(base: Base, reasons: list[str]) -> list[Release]:
+    """Releases up to the one that is used; reasons: why others could not be had"""
+    tried: list[Release] = []
     with closing(offers(base, reasons)) as all_offers:
         for offer in all_offers:
-            if upstream_part(offer.version) in [upstream_part(candidate.offer.version)
-                                                for candidate in tried]:
+            if upstream_part(offer.version) in [upstream_part(r.version) for r in tried]:
                 continue
             is_first = offer.archive is not None and offer.archive.suite == suites(base)[0]
-            if not is_first and any(candidate.applied for candidate in tried):
+            if not is_first and any(r.applied for r in tried):
                 break		# one of the first suite takes them with -C1
             try:
-                tried.append(attempt(base, offer))
+                attempt(base, offer)
             except Fatal as e:
                 if e.status != NOT_HERE:
                     raise
                 reasons.append(str(e))
                 continue
-            if tried[-1].is_strict() or is_broken(base, tried[-1]):
+            tried.append(offer)
+            if offer.is_strict() or is_broken(base, offer):
                 break
     return tried
 
 
-def take(base: Base, tried: list[Candidate], reasons: list[str]) -> None:
+def take(base: Base, tried: list[Release], reasons: list[str]) -> None:
     """The first that takes the patches strictly becomes src, else the first that takes them"""
     if tried and is_broken(base, tried[-1]):
         raise Fatal(f'{tried[-1].refusal} (on {tried[-1].kernel}, the release {rel(base.dir)} '
                     'was made on)')
-    usable = sorted((c for c in tried if c.applied), key=lambda c: not c.is_strict())
+    usable = sorted((r for r in tried if r.applied), key=lambda r: not r.is_strict())
     if not usable:
-        why = f'{base.key("package")} {tried[0].offer}: {tried[0].refusal}' if tried else reasons[0]
+        why = f'{base.key("package")} {tried[0]}: {tried[0].refusal}' if tried else reasons[0]
         more = '; nor does an older one that can be had' if len(tried) > 1 else ''
         raise Fatal(f'{why}{more} (for {base.name}; LINUX= takes a tree of yours)', NOT_HERE)
-    kernel, newest = usable[0].kernel, tried[0]
+    newest, used, made_on = tried[0], usable[0], base.key('kernel')
     shutil.rmtree(base.src, ignore_errors=True)
-    usable[0].tree.replace(base.src)
+    used.tree.replace(base.src)
     purpose = 'the series was made on' if base.series() else f'{rel(base.dir)} was made for'
-    made_on = base.key('kernel')
-    same = f', the release {purpose}' if kernel == made_on else f'; {purpose} {made_on}'
-    say('TREE', f'{base.project()} {kernel} ({usable[0].offer}){same}')
-    if newest is not usable[0]:
+    same = f', the release {purpose}' if used.kernel == made_on else f'; {purpose} {made_on}'
+    say('TREE', f'{base.project()} {used.kernel} ({used}){same}')
+    if newest is not used:
         why = newest.refusal or f'takes {newest.applied.loose[0]} only with git am -C1'
-        say('TREE', f'{newest.offer} is not used: {why}')
+        say('TREE', f'{newest} is not used: {why}')
 
 
 def choose(base: Base) -> None:

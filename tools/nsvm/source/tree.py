@@ -116,11 +116,9 @@ def make_whole(base: Base) -> Path:
 def set_whole(base: Base, tree: str) -> Path:
     """The complete source with what that tree of src has changed; other files keep their times"""
     whole = make_whole(base)
-    index, start = whole / '.git/nsvm-index', 'base'
-    if (whole / '.git').is_file():
-        index, start = whole / 'nsvm-index', base.root()
+    index = base.b / 'whole-index'
     env = {'GIT_INDEX_FILE': str(index)}
-    git(whole, 'read-tree', start, env=env)
+    git(whole, 'read-tree', base.root() if base.linux else 'base', env=env)
     diff = base.git('diff', '--binary', '--full-index', '--no-ext-diff', base.root(), tree)
     if diff:
         git(whole, 'apply', '--cached', input=diff + '\n', env=env)

@@ -62,8 +62,8 @@ def from_tree(of: Base) -> set[str]:
     return {f.name for f in place.overlay.glob('*.[ch]') if (kvm / f.name).exists()}
 
 
-def shadow_tree(of: Base, shadow: Path, newer: bool,
-                own: set[str] | frozenset[str] = frozenset()) -> Path:
+def make_shadow_tree(of: Base, shadow: Path, newer: bool,
+                     own: set[str] | frozenset[str] = frozenset()) -> Path:
     """The place to build in; newer: than a kernel that tests run on; own: files of the tree's"""
     shutil.rmtree(shadow, ignore_errors=True)
     (shadow / SELFTESTS).mkdir(parents=True)
@@ -90,7 +90,7 @@ def shadow_tree(of: Base, shadow: Path, newer: bool,
     return kvm
 
 
-def headers(of: Base, tree: str, to: Path) -> str:
+def make_headers(of: Base, tree: str, to: Path) -> str:
     """The user-space headers of the tree that KVM's selftests include, and those that these do, in
     to/usr/include, as make headers would make them of all; others are the system's.  Names them"""
     read_from = ('include/uapi', 'arch/x86/include/uapi', 'scripts', f'{SELFTESTS}/kvm')
@@ -148,7 +148,7 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = (), unaware: bool = F
         say('SELFTESTS',
             f'{rel(of.src)} has no KVM_STATE_SVM_VALID_GPAT: only its own tests are built')
     tree = of.commit() if unaware else of.worktree()
-    headers_id = headers(of, tree, base.b / f'headers{which}')
+    headers_id = make_headers(of, tree, base.b / f'headers{which}')
     trees = of.git('rev-parse', *(f'{tree}:{d}' for d in (SELFTESTS, 'tools/include',
                                                           'tools/arch/x86/include')))
     made_of = digest(headers_id, settings.CC, str(of.src), trees,
@@ -159,8 +159,8 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = (), unaware: bool = F
         have = [made_of]
     todo = [t for t in names if t not in have]
     if todo:
-        kvm = shadow_tree(of, base.b / f'selftests-src{which}', newer,
-                          set() if unaware else from_tree(of))
+        kvm = make_shadow_tree(of, base.b / f'selftests-src{which}', newer,
+                               set() if unaware else from_tree(of))
         compile_tests(base, which, kvm, {t: t for t in todo},
                       f'{len(todo)} tests built, static, in {rel(out)}')
         put(out / '.stamp', ' '.join([*have, *todo]) + '\n')
@@ -168,8 +168,8 @@ def build(base: Base, tests: list[str] | tuple[str, ...] = (), unaware: bool = F
 
 
 def compile_tests(base: Base, which: str, kvm: Path, names: dict[str, str], text: str) -> None:
-    """In a directory of shadow_tree(), to build/<base>/selftests<which>; names: of the test, and of
-    the binary"""
+    """In a directory of make_shadow_tree(), to build/<base>/selftests<which>; names: of the test,
+    and of the binary"""
     arch, log = arch_dir(kvm.parents[3]), base.logs / f'build-selftests{which}.log'
     objects, out = base.b / f'selftests-obj{which}', base.b / f'selftests{which}'
     cc = 'LLVM=1' if settings.CC == 'clang' else f'CC={settings.CC}'
@@ -211,8 +211,8 @@ def mainline_test(quirk: bool = False) -> Path:
     made_of = digest(of.commit(), text, settings.CC, Path(__file__), place.lab / 'kernel/regions.c')
     if read(out / '.stamp') == made_of:
         return out
-    headers(of, of.commit(), of.b / f'headers{which}')
-    kvm = shadow_tree(of, of.b / f'selftests-src{which}', newer=True)
+    make_headers(of, of.commit(), of.b / f'headers{which}')
+    kvm = make_shadow_tree(of, of.b / f'selftests-src{which}', newer=True)
     (kvm / arch / f'{test}.c').unlink()
     put(kvm / arch / f'{test}.c', text)
     shutil.rmtree(of.b / f'selftests-obj{which}', ignore_errors=True)

@@ -84,7 +84,11 @@ def versions_of_own(apt: debian.Archive, name: str) -> list[str]:
     except Fatal as e:
         if e.status != NOT_HERE:
             raise
-    setup.update_lists()
+        reason = str(e)
+    try:
+        setup.update_lists()
+    except Fatal as e:
+        raise Fatal(f'{reason}; {e}', NOT_HERE) from None
     return versions_in(apt, name)
 
 
@@ -167,7 +171,8 @@ def take(base: Base, tried: list[Release], reasons: list[str]) -> None:
                     'was made on)')
     usable = sorted((r for r in tried if r.applied), key=lambda r: not r.is_strict())
     if not usable:
-        why = f'{base.key("package")} {tried[0]}: {tried[0].refusal}' if tried else reasons[0]
+        name = base.key('package') or base.key('file')
+        why = f'{name} {tried[0]}: {tried[0].refusal}' if tried else reasons[0]
         more = '; nor does an older one that can be had' if len(tried) > 1 else ''
         raise Fatal(f'{why}{more} (for {base.name}; LINUX= takes a tree of yours)', NOT_HERE)
     newest, used, made_on = tried[0], usable[0], base.key('kernel')

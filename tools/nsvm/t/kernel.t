@@ -32,8 +32,7 @@ def packages(version: str, cc: str = 'gcc-9') -> None:
     d = f'usr/src/linux-headers-{release}'
     makefile = b'modules:\n\tcp /bin/true $(M)/kvm-amd.ko\n'
     deb(f'linux-headers-{release}', version,
-        {f'{d}/Makefile': makefile, f'{d}/.kernelvariables': cc.encode()},
-        'amd64')
+        {f'{d}/Makefile': makefile, f'{d}/.kernelvariables': cc.encode()}, 'amd64')
     deb(f'linux-image-{release}-unsigned', version,
         {f'boot/vmlinuz-{release}': b'x', f'lib/modules/{release}/kvm/kvm-amd.ko': b'x'}, 'amd64')
 
@@ -46,11 +45,10 @@ def clean(fetched: bool = True) -> None:
         f.unlink()
 
 
-def whole(name: str, why: str, apt: str = 'good') -> None:
+def whole(name: str, why: str) -> None:
     """It takes a whole kernel, says why; the toy is too small for one"""
     clean()
-    case(1, name, f' a whole kernel, as {re.escape(why)}.* cannot configure kernel: ', 'kernels',
-         apt=apt)
+    case(1, name, f' a whole kernel, as {re.escape(why)}.* cannot configure kernel: ', 'kernels')
 
 
 toyapt.make()

@@ -61,17 +61,15 @@ none,*) ;;
 esac'''
 
 
-def deb(name: str, version: str, files: dict[str, bytes], arch: str = 'all', to: str = '') -> None:
+def deb(name: str, version: str, files: dict[str, bytes], arch: str = 'all') -> None:
     d = top / 'deb'
-    (archive / to).mkdir(exist_ok=True)
     shutil.rmtree(d, ignore_errors=True)
     control = (f'Package: {name}\nVersion: {version}-1\nArchitecture: {arch}\n'
                'Maintainer: x <x@x>\nDescription: toy\n')
     for path, data in {**files, 'DEBIAN/control': control.encode()}.items():
         (d / path).parent.mkdir(parents=True, exist_ok=True)
         (d / path).write_bytes(data)
-    assert run('dpkg-deb', '-Znone', '--build', '--root-owner-group', d,
-               archive / to).returncode == 0
+    assert run('dpkg-deb', '-Znone', '--build', '--root-owner-group', d, archive).returncode == 0
 
 
 def commit(message: str, *edit: str) -> None:
@@ -82,10 +80,9 @@ def commit(message: str, *edit: str) -> None:
     git(work, 'commit', '-q', '-m', message)
 
 
-def source(version: str, line: str = '20', at: int = 20, to: str = '') -> None:
+def source(version: str, line: str = '20', at: int = 20) -> None:
     """A kernel with what package.py and module.py look for, in work and as packages; lines of
-    nested.c are their numbers, but for one, by default the twentieth; to: the suite that has it,
-    instead of the own one"""
+    nested.c are their numbers, but for one, by default the twentieth"""
     numbers = dict(zip(('VERSION', 'PATCHLEVEL', 'SUBLEVEL'), version.split('.')))
     files = {re.sub(r'\[.*', 'kvm', p).replace('*', 'x'): b'' for p in package.PART}
     files |= {f: b'' for f in ('arch/x86/kvm/Makefile', 'virt/kvm/x', module.UAPI, module.HOST)}
@@ -102,8 +99,7 @@ def source(version: str, line: str = '20', at: int = 20, to: str = '') -> None:
     in_package, tar = top / 'tar.xz', archive / f'linux_{version}.orig.tar.xz'
     for name, tarball in (('linux-source-9.9', in_package), (f'linux-{version}', tar)):
         run('sh', '-c', f'git archive --prefix={name}/ HEAD | xz -0 >{tarball}', where=work)
-    deb('linux-source-9.9', version, {'usr/src/linux-source-9.9.tar.xz': in_package.read_bytes()},
-        to=to)
+    deb('linux-source-9.9', version, {'usr/src/linux-source-9.9.tar.xz': in_package.read_bytes()})
 
 
 def base(*more: str) -> None:

@@ -126,7 +126,9 @@ def utilities(suite: str) -> list[Path]:
     then"""
     version = VERSIONS[suite]
     root = debian.root(suite, f'xen-utils-{version}', [f'xen-utils-{version}'])
-    loader = next(root.glob('lib64/ld-linux-x86-64.so.2')).resolve()
+    # Debian 13 has no /lib64 in its packages, as that is a link to /usr/lib64
+    lib64 = next(root / d for d in ('lib64', 'usr/lib64') if (root / d).exists())
+    loader = (lib64 / 'ld-linux-x86-64.so.2').resolve()
     libraries = [*root.glob('usr/lib/x86_64-linux-gnu'), *root.glob('lib/x86_64-linux-gnu')]
     programs = [root / f'usr/lib/xen-{version}/bin/{name}' for name in PROGRAMS]
     words: list[str] = []
@@ -135,7 +137,7 @@ def utilities(suite: str) -> list[Path]:
                               '--list', program]).split()
     gcc = next(f for d in libraries if (f := d / 'libgcc_s.so.1').exists())
     return [*programs, *sorted({Path(w) for w in words if w.startswith(str(root))}), gcc,
-            root / 'lib64/ld-linux-x86-64.so.2']
+            lib64 / 'ld-linux-x86-64.so.2']
 
 
 def with_linux(base: Base, kernel_of: dict[str, Kernel], suite: str) -> L1:

@@ -1,7 +1,6 @@
 #!/usr/bin/python3 -B
 # SPDX-License-Identifier: GPL-2.0
-"""checks.t [all|CHECK...] [SETTING=VALUE]... - each kind of defect that make check looks for is
-found
+"""checks.t [all|CHECK...] [SETTING=VALUE]... - make check notices each kind of defect
 
 By the check meant for it, and by no other.  Without a name only those that cost seconds.  A defect
 is an edit of a file, or one more patch behind the series, in a copy of the lab and of patches/; it
@@ -61,36 +60,37 @@ def fresh() -> None:
             shutil.copytree(real, copy)
 
 
-def expect(name: str, item: str, says: str) -> None:
+def expect(name: str, item: str, pattern: str) -> None:
     rc, items = check(name)
     failures = [f'{i.name} {i.detail}' for i in items if i.verdict == 'not ok']
-    good = rc == 1 and len(failures) == 1 and re.search(says, failures[0]) is not None
-    tap(good, f'check {name}: {item}', '; '.join(failures) or 'not found')
+    good = rc == 1 and len(failures) == 1 and re.search(pattern, failures[0]) is not None
+    tap(good, f'check {name}: {item}', '; '.join(failures) or 'not noticed')
 
 
 def wanted(name: str) -> bool:
     return name in only or 'all' in only or not only and name in FAST
 
 
-def edit(name: str, file: int | str, pattern: str, new: str, item: str, says: str) -> None:
+def edit(name: str, file: int | str, pattern: str, new: str, item: str, expected: str) -> None:
     """file: in the repository, or which of the patches that have the pattern"""
     if not wanted(name):
         return
     fresh()
     series = [patches / p for p in base.series()]
-    have = [p for p in series
-            if re.search(pattern, read(p), re.M)] if isinstance(file, int) else [top / file]
-    p = have[min(file, len(have) - 1)] if isinstance(file, int) else have[0]
-    was = read(p)
-    put(p, re.sub(pattern, new, was, flags=re.M))
+    if isinstance(file, int):
+        edited = [p for p in series if re.search(pattern, read(p), re.M)][file]
+    else:
+        edited = top / file
+    text = read(edited)
+    put(edited, re.sub(pattern, new, text, flags=re.M))
     if name in EACH:
-        says = ''.join('x' if f == p else str(i % 10)
-                       for i, f in enumerate(series, 1)) + '.*' + says
-    expect(name, item, says)
-    put(p, was)
+        marks = ('x' if p == edited else str(i % 10) for i, p in enumerate(series, 1))
+        expected = f'{"".join(marks)}.*{expected}'
+    expect(name, item, expected)
+    put(edited, text)
 
 
-def code(name: str, file: str, pattern: str, new: str, item: str, says: str,
+def code(name: str, file: str, pattern: str, new: str, item: str, expected: str,
          subject: str = 'KVM: x86: nSVM') -> None:
     """One more patch, which edits the file like that, or makes it if there is none"""
     if not wanted(name):
@@ -98,21 +98,21 @@ def code(name: str, file: str, pattern: str, new: str, item: str, says: str,
     fresh()
     env = {'GIT_INDEX_FILE': str(top / 'index')}
     git(src, 'read-tree', tip, env=env)
-    was = git(src, 'show', f'{tip}:{file}', check=False)
-    now = re.sub(pattern, new, was, flags=re.M) if was else new
-    blob = git(src, 'hash-object', '-w', '--stdin', input=f'{now}\n')
+    text = git(src, 'show', f'{tip}:{file}', check=False)
+    text = re.sub(pattern, new, text, flags=re.M) if text else new
+    blob = git(src, 'hash-object', '-w', '--stdin', input=f'{text}\n')
     git(src, 'update-index', '--add', '--cacheinfo', f'100644,{blob},{file}', env=env)
-    message = (f'{subject}: Plant a defect\n\nTo see that it is found.  It is in no series,\n'
+    message = (f'{subject}: Plant a defect\n\nTo see that it is noticed.  It is in no series,\n'
                'and gone right after.\n')
     commit = git(src, 'commit-tree', git(src, 'write-tree', env=env), '-p', tip, input=message)
     form = '--no-numbered', '--zero-commit', '--no-signature', '--stdout'
     mail = f'{n + 1:04}-planted.patch'
     put(patches / mail, git(src, 'format-patch', '-q', '-1', *form, commit) + '\n')
     put(patches / 'series', f'{read(patches / "series")}{mail}\n')
-    expect(name, item, (f'x {n + 1}: ' if name in EACH else '') + '.*' + says)
+    expect(name, item, (f'x {n + 1}: ' if name in EACH else '') + '.*' + expected)
 
 
-MAILS = ('checkpatch', 'subject', 'changelog', 'conflicts', 'fixes', 'recipients', 'spdx')
+MAILS = ('checkpatch', 'message', 'recipients')
 EACH, FAST = (*MAILS, 'w1'), (*MAILS, 'am', 'uapi-headers', 'uapi-layout', 'kept')
 nested, svm = 'arch/x86/kvm/svm/nested.c', 'arch/x86/kvm/svm/svm.c'
 uapi, api = 'arch/x86/include/uapi/asm/kvm.h', 'Documentation/virt/kvm/api.rst'
@@ -136,8 +136,8 @@ makefile = 'tools/testing/selftests/kvm/Makefile'
 makefile += '.kvm' * (src / f'{makefile}.kvm').exists()
 
 
-def svm_code(name: str, file: str, text: str, item: str, says: str) -> None:
-    code(name, file, end_of_includes, f'\\g<0>\n{text}', item, says)
+def svm_code(name: str, file: str, text: str, item: str, expected: str) -> None:
+    code(name, file, end_of_includes, f'\\g<0>\n{text}', item, expected)
 
 
 def without(name: str, condition: str, item: str) -> None:
@@ -149,23 +149,19 @@ edit('am', 1, r'^(@@ .*\n) (.+)', r'\1 x\2', 'a patch that does not apply',
 edit('checkpatch', 2, '^---$', 'Signed-off-by: Some One <some@example.org>\n---',
      'a patch that is signed off', 'Signed-off-by')
 svm_code('checkpatch', nested, 'int  nsvm_planted( void ) ;', 'bad spacing', '')
-edit('subject', 1, '^Subject: .*', 'Subject: [PATCH] kvm: cache g_pat', 'a wrong subject',
+edit('checkpatch', 3, '^$', f'\n{"word " * 20}\n', 'a changelog line that is too long', 'maximum 75')
+edit('checkpatch', 3, '^---$', '\n# Conflicts:\n#\tarch/x86/kvm/svm/svm.c\n---', 'a note of a merge',
+     'dropped by git')
+code('checkpatch', 'arch/x86/kvm/svm/planted.h', '', '/* nothing */', 'a file without SPDX line',
+     'SPDX-License-Identifier')
+edit('message', 1, '^Subject: .*', 'Subject: [PATCH] kvm: cache g_pat', 'a wrong subject',
      'does not begin')
-edit('subject', 4, '^Subject: .*(\n .*)*', r'\g<0>.', 'a subject with a full stop', 'full stop')
-edit('changelog', 3, '^$', f'\n{"word " * 20}\n', 'a changelog line that is too long', 'columns')
-edit('conflicts', 3, '^---$', '\n# Conflicts:\n#\tarch/x86/kvm/svm/svm.c\n---', 'a note of a merge',
-     'Conflicts:')
-edit('fixes', 1, '^(Fixes: [0-9a-f]{8})[0-9a-f]{4} ', r'\1 ', 'a commit id that is too short',
+edit('message', 4, '^Subject: .*(\n .*)*', r'\g<0>.', 'a subject with a full stop', 'full stop')
+edit('message', 3, '^---$', 'Fixes: 01234567 ("KVM")\n---', 'a commit id that is too short',
      'not Fixes: <12')
-edit('fixes', 2, r'^(Fixes: [0-9a-f]*) \((.*)\)$', r'\1 \2', 'a subject without parentheses',
-     'not Fixes:')
 code('recipients', 'README', r'\A', 'Planted\n', 'a patch that is not for KVM', 'not for kvm@vger')
-edit('recipients', n - 1, r'svm_nested_pat|nested[.]gpat|KVM_STATE_SVM_VALID_GPAT', 'svm_planted',
+edit('recipients', -1, r'svm_nested_pat|nested[.]gpat|KVM_STATE_SVM_VALID_GPAT', 'svm_planted',
      'a test that our list does not know', 'MAINTAINERS does not know')
-new = 'arch/x86/kvm/svm/planted.h'
-code('spdx', new, '', '/* SPDX-License-Identifier: GPL-99 */', 'a licence that does not exist',
-     'Invalid License ID')
-code('spdx', new, '', '/* nothing */', 'a file without SPDX line', 'planted.h has no SPDX')
 svm_code('w1', nested, 'static const int nsvm_planted = 1;', 'a variable nobody uses',
          'nested.c:.*nsvm_planted')
 svm_code('clang', nested, 'int nsvm_planted(int x);\nint nsvm_planted(int x) { x = x; return x; }',
@@ -175,12 +171,10 @@ svm_code('sparse', nested, 'int nsvm_planted(int __user *p);\nint nsvm_planted(i
 svm_code('cocci', nested, 'void nsvm_planted(void *p);\nvoid nsvm_planted(void *p)\n{\n\tif '
          '(p)\n\t\tkfree(p);\n}', 'a NULL check that kfree() does', 'NULL check before')
 without('cfg-builtin', '#ifndef MODULE', 'code that is no module')
-without('cfg-amd-only', '#ifndef CONFIG_KVM_XEN', 'KVM_XEN=n')
+without('cfg-amd-only', '#if !IS_ENABLED(CONFIG_HYPERV) && !defined(CONFIG_KVM_SMM)', 'HYPERV=n')
 svm_code('cfg-no-kvm-hyperv', svm, 'int nsvm_planted(struct kvm_vcpu *vcpu);\n'
          'int nsvm_planted(struct kvm_vcpu *vcpu) { return !!vcpu->arch.hyperv; }', 'KVM_HYPERV=n',
          'hyperv')
-without('cfg-no-hyperv', '#if !IS_ENABLED(CONFIG_HYPERV)', 'HYPERV=n')
-without('cfg-no-smm', '#ifndef CONFIG_KVM_SMM', 'KVM_SMM=n')
 svm_code('cfg-32bit', svm, 'static_assert(sizeof(long) == 8);', 'a long of 64 bits',
          'static assertion')
 without('cfg-allmod', '#ifdef CONFIG_KASAN', 'KASAN')
@@ -216,12 +210,12 @@ for page in ('Documentation/virt/kvm/x86/nested-svm-pat.rst', 'tools/nsvm/Docume
 
 if wanted('kept'):
     fresh()
-    names = 'checkpatch', 'subject', 'uapi-layout'
+    names = 'checkpatch', 'message', 'uapi-layout'
     check(*names)
     shared = 'tools/nsvm/review/check'
     for file, new, again in (('README', '', set()), (f'{shared}s/lib.sh', '# x\n', set(names)), (
-            f'{shared}.py', '# x\n', set(names)), (f'{shared}s/subject.py', '# x\n', {'subject'}),
-                             ('tools/nsvm/lib/base.py', '# x\n', {'subject', 'uapi-layout'}),
+            f'{shared}.py', '# x\n', set(names)), (f'{shared}s/message.py', '# x\n', {'message'}),
+                             ('tools/nsvm/lib/base.py', '# x\n', {'message', 'uapi-layout'}),
                              (f'patches/{base.name}/uapi', '# x\n', {'uapi-layout'})):
         if new:
             put(top / file, read(top / file) + new)

@@ -24,21 +24,18 @@ touched() { g diff --name-only --diff-filter=d "$before" "$commit" -- "$@"; }
 # at COMMIT: it is checked out
 at() { g read-tree --reset -u "$1"; }
 
-# more_than BASE SERIES: "count<tab>finding" a line; those that BASE has not, or fewer of
-more_than()
+# none_new DIR FUNCTION: FUNCTION writes what it finds in the tree to a file, in sorted lines;
+# fails if the series has one that the base has not, or has it more often
+none_new()
 {
-	new=$(awk -F '\t' 'FILENAME == ARGV[1] { had[$2] = $1; next }
-		$1 > had[$2] + 0 { print $2 }' "$1" "$2")
+	at "$last"
+	"$2" "$1/series"
+	[ -s "$1/series" ] || return 0
+	at "$base"
+	"$2" "$1/base"
+	new=$(comm -23 "$1/series" "$1/base")
 	[ -z "$new" ] || { echo "$new"; wrong "$(echo "$new" | head -n 1)"; }
 }
-
-# counted: lines become what more_than takes
-counted()
-{
-	sort | uniq -c | awk '{ c = $1; sub(/^ *[0-9]+ /, ""); print c "\t" $0 }'
-}
-
-total() { awk '{ s += $1 } END { print s + 0 }' "$1"; }
 
 # ---- compiling ----
 
@@ -129,24 +126,14 @@ config()
 	compile
 }
 
-# new_clang: $llvm, the argument for make that names a clang here which is new enough
-# for this kernel
-new_clang()
+# need_clang: one that this kernel takes, for LLVM=1
+need_clang()
 {
 	at "$commit"
-	llvm='' need=$(sh "$tree/scripts/min-tool-version.sh" llvm)
-	for c in clang /usr/bin/clang-[0-9]*; do
-		v=$("$c" -dumpversion 2>/dev/null) || continue
-		[ "$(printf '%s\n' "$need" "$v" | sort -V | head -n 1)" = "$need" ] || continue
-		case $c in
-		clang) llvm=LLVM=1;;
-		*) llvm=LLVM=-${c##*-};;
-		esac
-		[ "$llvm" = LLVM=1 ] || command -v "ld.lld${llvm#LLVM=}" >/dev/null || continue
-		return 0
-	done
-	v=$(clang -dumpversion 2>/dev/null) || v=none
-	not_here "this kernel needs clang $need, here is $v"
+	need=$(sh "$tree/scripts/min-tool-version.sh" llvm)
+	v=$(clang -dumpversion 2>/dev/null) || v=
+	[ "$(printf '%s\n' "$need" "$v" | sort -V | head -n 1)" = "$need" ] ||
+		not_here "this kernel needs clang $need, here is ${v:-none}"
 }
 
 # ---- user space ----

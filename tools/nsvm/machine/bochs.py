@@ -174,4 +174,5 @@ def sections(log: str) -> list[str]:
 def refused(bochs_log: Path) -> list[tuple[int, str]]:
     """Return the VMRUNs that the CPU refused: (tick, reason)"""
     return [(int(tick), reason.strip())
-            for tick, reason in re.findall(r'^([0-9]+)e\[CPU0 *\] (VMRUN: .*)', read(bochs_log), re.M)]
+            for tick, reason in re.findall(r'^([0-9]+)e\[CPU0 *\] (VMRUN: .*)', read(bochs_log),
+                                           re.M)]

@@ -149,9 +149,10 @@ edit('am', 1, r'^(@@ .*\n) (.+)', r'\1 x\2', 'a patch that does not apply',
 edit('checkpatch', 2, '^---$', 'Signed-off-by: Some One <some@example.org>\n---',
      'a patch that is signed off', 'Signed-off-by')
 svm_code('checkpatch', nested, 'int  nsvm_planted( void ) ;', 'bad spacing', '')
-edit('checkpatch', 3, '^$', f'\n{"word " * 20}\n', 'a changelog line that is too long', 'maximum 75')
-edit('checkpatch', 3, '^---$', '\n# Conflicts:\n#\tarch/x86/kvm/svm/svm.c\n---', 'a note of a merge',
-     'dropped by git')
+edit('checkpatch', 3, '^$', f'\n{"word " * 20}\n', 'a changelog line that is too long',
+     'maximum 75')
+edit('checkpatch', 3, '^---$', '\n# Conflicts:\n#\tarch/x86/kvm/svm/svm.c\n---',
+     'a note of a merge', 'dropped by git')
 code('checkpatch', 'arch/x86/kvm/svm/planted.h', '', '/* nothing */', 'a file without SPDX line',
      'SPDX-License-Identifier')
 edit('message', 1, '^Subject: .*', 'Subject: [PATCH] kvm: cache g_pat', 'a wrong subject',

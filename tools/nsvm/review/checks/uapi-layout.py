@@ -41,8 +41,9 @@ def structs_and_macros(series, name: str) -> dict[tuple, str]:
     structs = layout(jobs.output(['pahole', '--expand_types', '--show_private_classes', obj]))
     if len(structs) < 300:
         raise Fatal('pahole shows next to nothing')
-    macros = re.findall(r'^#define (.*)', jobs.output([*gcc, '-', '-E', '-dM'], input=INCLUDE), re.M)
-    return structs | {(macro,): f'macro {macro}' for macro in macros}
+    macros = jobs.output([*gcc, '-', '-E', '-dM'], input=INCLUDE)
+    return structs | {(macro,): f'macro {macro}'
+                      for macro in re.findall(r'^#define (.*)', macros, re.M)}
 
 
 def check(series, n: int) -> str:

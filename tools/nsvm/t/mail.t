@@ -129,7 +129,8 @@ for n, subject in enumerate(('Toy', 'x: One', 'x: Two')):
                for h in ('Subject', 'From', 'In-Reply-To', 'References', 'To', 'Cc')]
     is_([*headers[:5], headers[5].split(',')[0]],
         [f'[PATCH v3 {n}/2] {subject}', me, thread, thread,
-         'M <m@example.org>, Own <own@example.org>', 'list@example.org'], f'send: headers of mail {n}')
+         'M <m@example.org>, Own <own@example.org>', 'list@example.org'],
+        f'send: headers of mail {n}')
 is_(messages[2].get_payload(decode=True).decode().split(' <')[0], f'From: {AUTHOR}',
     'send: names the author')
 is_('\nTested: 7 passed.\n' in messages[0].get_payload(), True, 'send: says what was tested')

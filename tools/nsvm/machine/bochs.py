@@ -102,14 +102,10 @@ def parts(lines: Iterable[str]) -> list[Trace]:
 
 def run(kernel: Kernel, label: str, tests: list[str], *, base: Base,
         others: dict[str, Kernel] | None = None, trace: bool = False) -> tuple[Boot, list[Trace]]:
-    """Boot it and run tests, as boot.run() does.
+    """Boot it and run tests, as boot.run() does; base.results/label.bochs is what Bochs printed.
 
     Args:
-        kernel: image and modules.
-        label: results are base.results/label.{log,console}; .bochs is what Bochs printed.
-        tests: names.  "load:NAME.ko:PARAMETER..." goes on with the kvm-amd.ko of another kernel.
-        base: whose tests they are.
-        others: name -> kernel, all of the same image.
+        others: name -> kernel of the same image, for "load:NAME.ko:PARAMETER..." among the tests.
         trace: run under Bochs' debugger.
 
     Returns:

@@ -405,13 +405,11 @@ def shell(base: Base) -> None:
     """Boot the series with all tests, and with this terminal as both serial ports"""
     kernel, tests_dir = series_kernel(base), selftests.build(base)
     with tempfile.TemporaryDirectory(dir=base.b, prefix='shell-', suffix='.tmp') as scratch:
-        initrd, disk = Path(scratch, 'initrd'), Path(scratch, 'disk')
         tests = [f for f in tests_dir.iterdir() if f.name != '.stamp']
-        make_initrd(kernel, initrd)
-        make_disk(disk, make_job(kernel, tests_dir, ['shell'], tests, limit=0))
-        argv = command(kernel, initrd, disk, Options(append='quiet'), '-chardev',
-                       'stdio,id=tty,mux=on,signal=off', '-serial', 'chardev:tty',
-                       '-serial', 'chardev:tty', '-serial', 'null', '-mon', 'chardev=tty')
+        argv = [*make_machine(kernel, ['shell'], base, Options(append='quiet', files=tests),
+                              Path(scratch)),
+                '-chardev', 'stdio,id=tty,mux=on,signal=off', '-serial', 'chardev:tty',
+                '-serial', 'chardev:tty', '-serial', 'null', '-mon', 'chardev=tty']
         status = subprocess.call([str(a) for a in argv], env=jobs.environment())
     if status:
         raise Fatal(f'QEMU failed (exit status {status})')

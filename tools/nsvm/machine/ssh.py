@@ -44,18 +44,12 @@ def archive(files: list[Path], variables: dict[str, str]) -> bytes:
 
 def run(ssh: list[str], host: str, files: list[Path], variables: dict[str, str], log: Path,
         live: Callable[[str], object]) -> str:
-    """Run the tests on a host.
+    """Run remote on a host, with files and variables, and return what it prints.
 
     Args:
         ssh: the command that connects.
-        host: to which.
-        files: the tests, perhaps kvm-amd.ko.
-        variables: what remote reads, see there.
-        log: gets what remote prints; what ssh prints goes to log.ssh.
-        live: gets each line of that.
-
-    Returns:
-        What remote printed.
+        log: gets what remote prints; what ssh prints is in another file beside it.
+        live: gets each line of what remote prints.
 
     Raises:
         Fatal: the host refuses, or the connection broke before the end.

@@ -39,11 +39,7 @@ none_new()
 
 # ---- compiling ----
 
-kmake()
-{
-	make -C "$tree" O="$obj" W=1 LOCALVERSION= KBUILD_BUILD_USER=nsvm KBUILD_BUILD_HOST=check \
-		KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 2026' "$@"
-}
+kmake() { make -C "$tree" O="$obj" W=1 LOCALVERSION= "$@"; }
 
 compile() { kmake "$jobs" "$@" arch/x86/kvm/; }
 
@@ -111,16 +107,11 @@ with()
 }
 
 # config SYMBOL=VALUE...: KVM compiles with $everything, changed by these. Skipped if
-# there is no such first symbol. Starts from the objects of w1: what both need is there.
+# there is no such first symbol.
 config()
 {
 	at "$commit"
 	is_symbol "${1%%=*}" || not_here "this base has no ${1%%=*}"
-	if [ ! -e "$work/config" ] && [ -f "$work/gcc/config-key" ]; then
-		cp -a "$work/gcc/" "$work/config.tmp"
-		rm -f "$work/config.tmp/config-key"
-		mv "$work/config.tmp" "$work/config"
-	fi
 	# shellcheck disable=SC2046
 	configure config x86_64_defconfig $(with "$@")
 	compile

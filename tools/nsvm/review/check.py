@@ -38,6 +38,7 @@ from lib import jobs, ktap
 from lib.base import Base, digest, git, git_ok, put, read
 from lib.say import Fatal, Ticker
 from lib.settings import place, rel, settings
+from lib.versions import first_line
 from machine import qemu
 from source import apply as source_apply
 from source import package
@@ -136,9 +137,8 @@ def all_checks() -> list[Check]:
 # ---- what a result depends on ----
 
 def common_key() -> str:
-    versions = jobs.each(lambda t: jobs.output([t, '--version'], check=False)
-                         if shutil.which(t) else '', TOOLS)
-    return digest(*(f'{t} {text}' for t, text in versions), Path(__file__), CHECKS / 'lib.sh')
+    versions = [f'{tool} {first_line(tool, "--version")}' for tool in TOOLS]
+    return digest(*versions, Path(__file__), CHECKS / 'lib.sh')
 
 
 def contents(path: Path) -> list[Path | str]:

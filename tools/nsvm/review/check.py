@@ -47,7 +47,7 @@ from source import tree as source_tree
 GROUPS = ('The mails', 'Code', 'Configurations (arch/x86/kvm, gcc, W=1, KVM_WERROR)',
           'User-space ABI', 'The selftest', 'Documents')
 TOOLS = ('gcc', 'g++', 'clang', 'ld', 'ld.lld', 'make', 'sparse', 'spatch', 'sphinx-build',
-         'pahole', 'perl', 'python3')
+         'pahole', 'python3')
 CHECKS = Path(__file__).parent / 'checks'
 SKIP, NOT_HERE = 4, 3	# exit status of a check, status of a Fatal
 

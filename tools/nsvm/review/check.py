@@ -8,15 +8,10 @@ most and need no complete source.  am: only apply the patches.  list: print the 
 
 Prints a line for each check: the verdict; the number of each patch that passes, x for one that
 does not; a remark; on failure the log; the time.  results/check.ktap has the same as KTAP.
-A result is kept until something that it depends on changes ("kept" is printed instead of the
-time); AGAIN=1 checks again.  An interrupted run continues where it stopped.
 
-A check is a file checks/NAME (POSIX sh) or checks/NAME.py.  Comments at its top are
+A check is a file checks/NAME (POSIX sh) or checks/NAME.py.  A comment at its top is
   GROUP: title (each|whole[, fast])   GROUP: first words of a heading in GROUPS; title: its name in
                  the table; each, whole: whether it checks each patch or the whole series
-  depends: FILE... what its result depends on, besides the patches, the base, the versions of TOOLS,
-                 this file, checks/lib.sh and itself: files and directories of patches/<base> or of
-                 the repository; "kernel" is that of the series, with the QEMU that boots it
 It runs in its own process.  sh: "NAME FILE"; FILE assigns the variables of write().  Exit status 0,
 1 (failed) or 4 (skip); the last line "seen: TEXT" of its output is the remark.  Python:
 check(series, n) returns the remark; n is the patch, or the last one.  It raises Fatal(remark) if it
@@ -29,25 +24,20 @@ import re
 import shlex
 import shutil
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from kernel import kernels
 from lib import jobs, ktap
 from lib.base import Base, digest, git, git_ok, put, read
-from lib.say import Fatal, Ticker
+from lib.say import Fatal, Ticker, elapsed
 from lib.settings import place, rel, settings
-from lib.versions import first_line
-from machine import qemu
 from source import apply as source_apply
 from source import package
 from source import tree as source_tree
 
 GROUPS = ('The mails', 'Code', 'Configurations (arch/x86/kvm, gcc, W=1, KVM_WERROR)',
           'User-space ABI', 'The selftest', 'Documents')
-TOOLS = ('gcc', 'g++', 'clang', 'ld', 'ld.lld', 'make', 'sparse', 'spatch', 'sphinx-build',
-         'pahole', 'python3')
 CHECKS = Path(__file__).parent / 'checks'
 SKIP, NOT_HERE = 4, 3	# exit status of a check, status of a Fatal
 
@@ -108,7 +98,6 @@ class Check:
     group: int
     each: bool
     fast: bool
-    depends: list[str]
 
     @property
     def name(self) -> str:
@@ -120,8 +109,7 @@ class Check:
 
 def all_checks() -> list[Check]:
     groups = [g.partition(' (')[0] for g in GROUPS]
-    head = re.compile(rf'^# ({"|".join(groups)}): (.*) \((each|whole)(, fast)?\)\n'
-                      r'(?:# depends: (.*))?', re.M)
+    head = re.compile(rf'^# ({"|".join(groups)}): (.*) \((each|whole)(, fast)?\)$', re.M)
     checks = []
     for file in CHECKS.iterdir():
         if not file.is_file() or file.name[0] == '.' or file.name == 'lib.sh':
@@ -129,78 +117,25 @@ def all_checks() -> list[Check]:
         m = head.search(read(file))
         if not m:
             raise Fatal(f'{rel(file)} does not say what it is, see review/check.py')
-        checks.append(Check(file, m[2], groups.index(m[1]), m[3] == 'each', bool(m[4]),
-                            (m[5] or '').split()))
+        checks.append(Check(file, m[2], groups.index(m[1]), m[3] == 'each', bool(m[4])))
     return sorted(checks, key=lambda c: (c.group, c.name))
-
-
-# ---- what a result depends on ----
-
-def common_key() -> str:
-    versions = [f'{tool} {first_line(tool, "--version")}' for tool in TOOLS]
-    return digest(*versions, Path(__file__), CHECKS / 'lib.sh')
-
-
-def contents(path: Path) -> list[Path | str]:
-    files = [path] if path.is_file() else [f for f in path.rglob('*') if f.is_file()
-                                           and f.suffix != '.pyc']
-    return [part for f in sorted(files) for part in (str(f.relative_to(path.parent)), f)]
-
-
-def key(check: Check, n: int, series: Series, common: str) -> str:
-    parts: list[Path | str] = [common, check.file, series.commits[0]]
-    if check.file.suffix:
-        parts += contents(place.lab / 'lib')
-    if check.each:
-        parts += [series.patch(n),
-                  *(series.git('rev-parse', f'{c}^{{tree}}') for c in series.commits[n - 1:n + 1])]
-    else:
-        parts.append(series.base.series_id())
-    for source in check.depends:
-        if source == 'kernel':
-            parts += [series.kernel().id, qemu.find().version]
-        else:
-            parts += [source, *contents(series.base.dir / source), *contents(place.top / source)]
-    return digest(*parts)
 
 
 # ---- one check ----
 
-@dataclass
-class Result:
-    verdict: str
-    remark: str
-    seconds: float | None	# None: it was kept
-
-
-def once(check: Check, n: int, series: Series, common: str) -> Result:
-    """Do it, or take the result that was kept"""
-    stamp = series.work / f'kept/{check.name}.{n if check.each else "all"}'
-    log = check.log(n, series)
-    try:
-        now = key(check, n, series, common)
-    except Fatal as e:
-        put(log, f'{e}\n')
-        return Result('skip' if e.status == NOT_HERE else 'not ok', str(e), 0)
-    kept = read(stamp).split('\n')
-    if kept[0] == now and settings.given.get('AGAIN') != '1':
-        return Result(kept[1], kept[2], None)
-    stamp.unlink(missing_ok=True)
-    begin, this = time.monotonic(), series.write(n, n - 1 if check.each else 0)
+def once(check: Check, n: int, series: Series) -> tuple[str, str]:
+    """Do it, and return verdict and remark"""
+    log, this = check.log(n, series), series.write(n, n - 1 if check.each else 0)
     argv = ['sh', check.file, this]
     if check.file.suffix:
         argv = [place.lab / 'nsvm', 'check', 'one', check.name, series.tree, str(n),
                 *series.commits, *settings.arguments()]
     status = jobs.call(argv, log)
-    seconds = time.monotonic() - begin
     remark = (re.findall(r'^seen: (.*)$', log.read_text(errors='replace'), re.M) or [''])[-1]
-    if status not in (0, SKIP):
-        error = jobs.first_error(log, status)
-        error = error.replace(f'{series.tree}/', '').replace(f'{place.top}/', '')
-        return Result('not ok', remark or error, seconds)
-    verdict = 'skip' if status else 'ok'
-    put(stamp, f'{now}\n{verdict}\n{remark}\n')
-    return Result(verdict, remark, seconds)
+    if status in (0, SKIP):
+        return 'skip' if status else 'ok', remark
+    error = jobs.first_error(log, status)
+    return 'not ok', remark or error.replace(f'{series.tree}/', '').replace(f'{place.top}/', '')
 
 
 def one(name: str, tree: str, n: str, *commits: str) -> int:
@@ -214,20 +149,20 @@ def one(name: str, tree: str, n: str, *commits: str) -> int:
     return 0
 
 
-def do(check: Check, series: Series, common: str, report: ktap.Report) -> None:
-    with Ticker('CHECK', check.title):
-        results = {n: once(check, n, series, common)
+def do(check: Check, series: Series, report: ktap.Report) -> None:
+    with Ticker('CHECK', check.title) as ticker:
+        results = {n: once(check, n, series)
                    for n in (range(1, series.n + 1) if check.each else [series.n])}
-    failed = [n for n, result in results.items() if result.verdict == 'not ok']
+    failed = [n for n, (verdict, _) in results.items() if verdict == 'not ok']
     marks = ''.join('x' if n in failed else str(n % 10) for n in results) * check.each
-    times = [result.seconds for result in results.values() if result.seconds is not None]
-    verdict = 'not ok' if failed else min((r.verdict for r in results.values()), default='ok')
-    remark = next((r.remark for r in results.values() if r.remark), '')
+    verdict = 'not ok' if failed else min((verdict for verdict, _ in results.values()),
+                                          default='ok')
+    remark = next((remark for _, remark in results.values() if remark), '')
     if failed:
         n = failed[0]
-        remark = f'{f"{n}: " * check.each}{results[n].remark} (log: {rel(check.log(n, series))})'
-    duration = f'({sum(times):.1f} s)' if times else '(kept)'
-    report.item(verdict, check.title, ' '.join(filter(None, (marks, remark, duration))))
+        remark = f'{f"{n}: " * check.each}{results[n][1]} (log: {rel(check.log(n, series))})'
+    report.item(verdict, check.title,
+                ' '.join(filter(None, (marks, remark, f'({elapsed(ticker.start)})'))))
 
 
 # ---- the patches ----
@@ -286,10 +221,9 @@ def main(args: list[str]) -> int:
     except Fatal as e:
         report.item('not ok', title, f'{e} (log: {rel(base.logs / "am.log")})')
         wanted = []
-    common = common_key() if wanted else ''
     for c in wanted:
         if c.group != group:
             report.group(GROUPS[c.group])
             group = c.group
-        do(c, applied[c.fast], common, report)
+        do(c, applied[c.fast], report)
     return ktap.finish(report)

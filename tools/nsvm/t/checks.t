@@ -4,8 +4,7 @@
 
 By the check meant for it, and by no other.  Without a name only those that cost seconds.  A defect
 is an edit of a file, or one more patch behind the series, in a copy of the lab and of patches/; it
-takes objects and kept results from build/<base>/check, so these names are best checked before.
-And: a result is not kept when what it depends on has changed.
+takes objects from build/<base>/check, so these names are best checked before.
 """
 import atexit
 import re
@@ -47,11 +46,9 @@ def check(*names: str) -> tuple[int, list[ktap.Item]]:
 # ---- defects ----
 
 def fresh() -> None:
-    """Patches, and results that are kept, as they are"""
-    for real, copy in ((base.dir, patches), (base.b / 'check/kept', b / 'check/kept')):
-        shutil.rmtree(copy, ignore_errors=True)
-        if real.exists():
-            shutil.copytree(real, copy)
+    """The patches as they are"""
+    shutil.rmtree(patches, ignore_errors=True)
+    shutil.copytree(base.dir, patches)
 
 
 def expect(name: str, item: str, pattern: str) -> None:
@@ -107,7 +104,7 @@ def code(name: str, file: str, pattern: str, new: str, item: str, expected: str,
 
 
 MAILS = ('checkpatch', 'message', 'recipients')
-EACH, FAST = (*MAILS, 'w1'), (*MAILS, 'am', 'uapi-headers', 'uapi-layout', 'kept')
+EACH, FAST = (*MAILS, 'w1'), (*MAILS, 'am', 'uapi-headers', 'uapi-layout')
 nested, svm = 'arch/x86/kvm/svm/nested.c', 'arch/x86/kvm/svm/svm.c'
 uapi, api = 'arch/x86/include/uapi/asm/kvm.h', 'Documentation/virt/kvm/api.rst'
 end_of_includes = r'^#include "svm.h"$'
@@ -121,7 +118,7 @@ shutil.copy(place.top / 'MAINTAINERS', top)
 links(place.top, top, 'tools|patches|MAINTAINERS|Documentation|build|\\..*')
 links(place.build, top / 'build', f'{b.name}|{top.name}')
 links(base.b, b, r'check|results|logs|\.lock|.*\.tmp')
-links(base.b / 'check', b / 'check', r'kept|this|.*\.applied')
+links(base.b / 'check', b / 'check', r'this|.*\.applied')
 check('am')
 src, tip = b / 'src', read(b / 'check/part.applied').split()[-1]
 arch = arch_dir(src)
@@ -195,22 +192,4 @@ edit('own-rst', 'Documentation/virt/kvm/x86/nested-svm-pat.rst', r'\Z',
      '\nA title\n=======\n\n:ref:`nowhere`\n', 'a broken page', 'nested-svm-pat.rst')
 edit('own-rst', 'tools/nsvm/Documentation/lab.rst', r'\Z', '\nA title\n==\n',
      'a title that is none', 'too short.*lab.rst')
-
-# ---- what is kept ----
-
-if wanted('kept'):
-    fresh()
-    names = 'checkpatch', 'message', 'uapi-layout'
-    check(*names)
-    shared = 'tools/nsvm/review/check'
-    for file, again in (('README', set()), (f'{shared}s/lib.sh', set(names)),
-                        (f'{shared}s/message.py', {'message'}),
-                        ('tools/nsvm/lib/base.py', {'message', 'uapi-layout'}),
-                        (f'patches/{base.name}/uapi', {'uapi-layout'})):
-        if again:
-            put(top / file, f'{read(top / file)}# x\n')
-        check(*names)
-        done = {re.sub('^check-(.*?)(-[0-9]+)?$', r'\1', f.stem)
-                for f in (b / 'logs').glob('check-*.log')}
-        is_(done, again, f'kept results: {file if again else "nothing"} has changed')
 print(f'1..{toy.count}')

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
 # The selftest: kselftest install, run_kselftest.sh (whole, fast)
-# depends: kernel tools/nsvm/machine
 import re
 
 from lib.base import put

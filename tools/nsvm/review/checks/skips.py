@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
 # The selftest: skips where there is nothing to test (whole, fast)
-# depends: kernel tools/nsvm/machine
 import os
 import shutil
 

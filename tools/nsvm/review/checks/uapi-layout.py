@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
 # User-space ABI: structs and macros of linux/kvm.h (pahole) (whole, fast)
-# depends: uapi
 import re
 
 from lib import jobs

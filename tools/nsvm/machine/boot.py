@@ -204,14 +204,6 @@ def command(kernel: Kernel, initrd: Path, disk: Path, options: Options, *more: s
 
 # ---- the saved machine ----
 
-def save(base: Base, kernel: Kernel) -> None:
-    """Have the machine saved, for those who will resume it"""
-    with tempfile.TemporaryDirectory(dir=base.b, prefix='save-', suffix='.tmp') as scratch:
-        initrd = make_initrd(kernel, Path(scratch, 'initrd'))
-        if Options().can_resume:
-            saved_machine(base, kernel, initrd, Path(scratch))
-
-
 def saved_machine(base: Base, kernel: Kernel, initrd: Path, tmp: Path) -> Path | None:
     """Return the machine as it waits for work, saved now if it was not.  None if it cannot be
     saved: the boot that follows says why"""

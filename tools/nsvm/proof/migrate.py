@@ -14,10 +14,11 @@ watched: on every kernel, the PAT that a guest reads must be the one that the CP
 Results: migrate.ktap; migrate.txt, the table of what was seen; migrate-{save,restore}-*.log.
 Exit status: 0 all as in the table, 1 not.
 """
+import itertools
 import re
 import shutil
 import textwrap
-from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
+from typing import Iterable, Iterator, NamedTuple, Sequence
 
 from kernel import kernels, selftests
 from kernel.kernels import Kernel
@@ -53,10 +54,6 @@ STATES = {
     'smm': 'in SMM over L2; RSM resumes L2',
     'smm-gif': 'in SMM over L2, and the VMM sets GIF in nested state',
 }
-# What makes no difference if it is saved there: no header to lose, GIF is set
-NO_HEADER = ('l2-known', 'l2-gpat', 'l2-qemu')
-SAME = {'stock': (*NO_HEADER, 'smm-gif'), 'series': ('smm-gif',), 'shared': (*NO_HEADER, 'smm-gif'),
-        'asked': ('smm-gif',), 'on': NO_HEADER, 'off': ()}
 LEGEND = '''\
 hPAT    L1's IA32_PAT when it was saved
 gPAT    what L2 had written to its own
@@ -64,26 +61,28 @@ vmcb12  what L1 had written to vmcb12.g_pat, and L2 did not have yet
 0       all memory is uncacheable for L2
 A,B     A until the next #VMEXIT, and B from the next VMRUN on
 '''
-Rule = Callable[[str, str, str], list[str]]
+# State, saver, restorer -> the four PATs of proof/migrations
+Rules = dict[tuple[str, str, str], list[str]]
 
 
-def parse_rules(text: Iterable[str]) -> Rule:
-    """Return (state, saver, restorer) -> the four PATs that are expected, see proof/migrations"""
-    rows = [line.split() for line in text]
+def read_rules(text: Iterable[str]) -> Rules:
+    rules: Rules = {}
+    for state, savers, restorers, *pats in map(str.split, text):
+        for saver, restorer in itertools.product(savers.split(','), restorers.split(',')):
+            if (state, saver, restorer) in rules or len(pats) != 4:
+                raise Fatal(f'{rel(RULES)}: {state} from {saver} to {restorer} is there twice, or '
+                            'is not four PATs')
+            rules[state, saver, restorer] = pats
+    for state, saver in {where[:2] for where in rules}:
+        if not all((state, saver, k) in rules for k in PATS):
+            raise Fatal(f'{rel(RULES)} does not have {state} from {saver} to each kernel')
+    return rules
 
-    def rule(state: str, saver: str, restorer: str) -> list[str]:
-        matches = [r[3:] for r in rows if r[0] == state and saver in r[1].split(',')
-                   and restorer in r[2].split(',')]
-        if len(matches) != 1 or len(matches[0]) != 4:
-            raise Fatal(f'{rel(RULES)} has not one line for {state} from {saver} to {restorer}')
-        return matches[0]
-    return rule
 
-
-def states(saver: str, every: Sequence[str]) -> list[str]:
-    """Return what is saved there; every: all kernels.  A VMM knows gpat where there is the quirk"""
-    return [state for state in STATES if state not in SAME[saver]
-            and (state != 'l2-gpat' or 'asked' in every)]
+def checkpoints(rules: Rules, every: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (state, saver) of all these kernels.  A VMM knows gpat where there is the quirk"""
+    return [(state, saver) for saver in every for state in STATES
+            if (state, saver, saver) in rules and (state != 'l2-gpat' or 'asked' in every)]
 
 
 # ---- lists of jobs, see svm_nested_pat_migrate.c ----
@@ -102,8 +101,8 @@ def again_jobs(savers: list[str]) -> Iterator[str]:
             yield f'l2-again.{k}.{order} /tmp/keep/again again {where} l2.{k} {order} {header}'
 
 
-def restore_jobs(rule: Rule, savers: list[str], k: str) -> Iterator[str]:
-    for saver, state in ((saver, state) for saver in savers for state in states(saver, savers)):
+def restore_jobs(rules: Rules, savers: Sequence[str], k: str) -> Iterator[str]:
+    for state, saver in checkpoints(rules, savers):
         saved, header = {'l2-known': ('l2', 'known'), 'l2-gpat': ('l2', 'gpat'),
                          'l2-qemu': ('l2-back', 'known'),
                          'smm-gif': ('smm', 'gif')}.get(state, (state, 'whole'))
@@ -112,10 +111,9 @@ def restore_jobs(rule: Rule, savers: list[str], k: str) -> Iterator[str]:
             sources = {f'.saved-again-{first}': f'/tests/again {state}.{saver}.{first}'
                        for first in ORDERS}
         for order in ORDERS:
-            expected_pats = ' '.join(rule(state, saver, k))
             for suffix, source in sources.items():
-                yield (f'{state}.{saver}.{k}.{order}{suffix} {source} {order} {header} {PATS[k]} '
-                       f'{expected_pats}')
+                yield ' '.join([f'{state}.{saver}.{k}.{order}{suffix}', source, order, header,
+                                PATS[k], *rules[state, saver, k]])
 
 
 def run_jobs(base: Base, kernel: Kernel, name: str, jobs_text: str, files: Iterable[str]) -> Boot:
@@ -139,11 +137,11 @@ def run_jobs(base: Base, kernel: Kernel, name: str, jobs_text: str, files: Itera
 
 def boot_all(base: Base, kernel_of: dict[str, Kernel]) -> dict[str, Boot]:
     """Return name -> boot; kernel_of: stock, series, and perhaps optin and mainline"""
-    rule, where = parse_rules(lines(RULES)), base.b / 'migrate'
+    rules, where = read_rules(lines(RULES)), base.b / 'migrate'
     every = [s for s in PATS if any(s in SAVERS[k] for k in kernel_of)]
     todo = {f'save-{k}': [job for s in SAVERS[k] for job in save_jobs(s)] for k in kernel_of}
     todo['save-series'] += again_jobs(every)
-    todo |= {f'restore-{k}': [job for s in SAVERS[k] for job in restore_jobs(rule, every, s)]
+    todo |= {f'restore-{k}': [job for s in SAVERS[k] for job in restore_jobs(rules, every, s)]
              for k in kernel_of}
 
     def boot(name: str, files: Iterable[str]) -> Boot:
@@ -188,10 +186,10 @@ def read_log(log: str) -> Iterator[Restore]:
 
 def expected(every: Sequence[str] = ALWAYS_ON) -> Iterator[Restore]:
     """Yield the restores between these kernels, as the rules have them"""
-    rule = parse_rules(lines(RULES))
-    for where in ((state, s, r) for s in every for state in states(s, every) for r in every):
-        pats = rule(*where)
-        yield Restore(*where, pats[0], pats[3])
+    rules = read_rules(lines(RULES))
+    for (state, saver), restorer in itertools.product(checkpoints(rules, every), every):
+        pats = rules[state, saver, restorer]
+        yield Restore(state, saver, restorer, pats[0], pats[3])
 
 
 def matrix(restores: Iterable[Restore], every: Sequence[str] = ALWAYS_ON) -> str:
@@ -249,7 +247,7 @@ def migrate(base: Base) -> int:
     print('\n' + textwrap.indent(text, '  '))
 
     report, cases = ktap.Report(base.results / 'migrate.ktap'), ktap.cases(restored)
-    for state in dict.fromkeys(state for saver in every for state in states(saver, every)):
+    for state in dict.fromkeys(r.state for r in expected(every)):
         these = [c for c in cases if c.case.split('.')[0] == state]
         failures = [f'{c.case}: {c.reason}' for c in these if c.verdict != 'ok']
         if not these:

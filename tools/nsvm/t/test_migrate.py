@@ -26,23 +26,22 @@ ok 3 smm.on.stock.msrs-first
 
 class Test(unittest.TestCase):
     def test_rules(self) -> None:
-        rule = migrate.parse_rules(['l2 stock,on series L2 L2 g_pat g_pat', 'l2 off on L2',
-                                    'l1 stock stock L2 L2 g_pat L2',
-                                    'l1 stock,on stock L1 L2 g_pat L2'])
-        self.assertEqual(rule('l2', 'on', 'series'), ['L2', 'L2', 'g_pat', 'g_pat'])
-        for where in ('l2', 'series', 'stock'), ('l1', 'stock', 'stock'), ('l2', 'off', 'on'):
-            # none, two, too short
-            with self.assertRaisesRegex(Fatal, 'has not one line for'):
-                rule(*where)
+        kernels = ','.join(ALL)
+        rules = migrate.read_rules([f'l2 {kernels} {kernels} L2 L2 g_pat g_pat'])
+        self.assertEqual(rules['l2', 'on', 'series'], ['L2', 'L2', 'g_pat', 'g_pat'])
+        for text, error in ((['l2 on on L2 L2 L2 L2'] * 2, 'twice'), (['l2 on on L2'], 'four'),
+                            (['l2 on on L2 L2 L2 L2'], 'to each kernel')):
+            with self.assertRaisesRegex(Fatal, error):
+                migrate.read_rules(text)
 
     def test_jobs(self) -> None:
-        rule = migrate.parse_rules(migrate.lines(migrate.RULES))
-        jobs = list(migrate.restore_jobs(rule, ['stock', 'series'], 'off'))
+        rules = migrate.read_rules(migrate.lines(migrate.RULES))
+        jobs = list(migrate.restore_jobs(rules, ['stock', 'series'], 'off'))
         self.assertEqual(len(jobs), 2 * (5 + 7) + 2 * 2)
         self.assertIn('l2-qemu.series.off.msrs-last /tests/series l2-back.series msrs-last known '
                       'unquirked 0 L1 0 0', jobs)
         self.assertIn('l2-gpat.off.asked.msrs-last /tests/off l2.off msrs-last gpat unquirked L2 '
-                      'L1 L2 L2', list(migrate.restore_jobs(rule, ALL, 'asked')))
+                      'L1 L2 L2', list(migrate.restore_jobs(rules, ALL, 'asked')))
         self.assertIn('l2-again.asked.msrs-first /tmp/keep/again again /tests/asked l2.asked '
                       'msrs-first known', list(migrate.again_jobs(ALL)))
 

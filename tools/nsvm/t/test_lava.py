@@ -37,11 +37,3 @@ class Jobs(unittest.TestCase):
                     results[m['test_case_id']] = lava.VERDICT[m['result']]
                     buffer = buffer[m.end():]
             self.assertEqual(results, EXPECTED)
-
-    @unittest.skipIf(lava.missing, 'no lava-common')
-    def test_schema(self) -> None:
-        files = {'url': 'http://host/file', 'sha256sum': '0'}
-        jobs = lava.make_jobs('x', files, files)
-        self.assertEqual([lava.objection(job) for job in jobs.values()], ['', ''])
-        del jobs['qemu']['actions'][1]['boot']['method']
-        self.assertNotEqual(lava.objection(jobs['qemu']), '')

@@ -50,8 +50,8 @@ is_symbol()
 		arch/Kconfig virt init kernel crypto drivers/hv drivers/crypto drivers/iommu)
 }
 
-# configure OBJ DEFCONFIG SYMBOL=VALUE... [-- MAKE-ARGUMENT...]: with no symbol
-# lost. Symbols that this base does not have are left out.
+# configure OBJ DEFCONFIG SYMBOL=VALUE... [-- MAKE-ARGUMENT...]: with no symbol lost; the
+# last value of one counts. Symbols that this base does not have are left out.
 configure()
 {
 	obj=$work/$1 defconfig=$2
@@ -70,18 +70,15 @@ configure()
 		shift
 	done
 	[ $# -eq 0 ] || shift
+	# shellcheck disable=SC2086
+	symbols=$(printf '%s\n' $symbols | tac | sort -u -t = -k 1,1)
 	mkdir -p "$obj"
 	kmake "$@" "$defconfig"
-	for s in $symbols; do
-		"$tree/scripts/config" --file "$obj/.config" --set-val "${s%%=*}" "${s#*=}"
-	done
+	for s in $symbols; do echo "CONFIG_$s"; done >>"$obj/.config"
 	kmake "$@" olddefconfig
 	for s in $symbols; do
-		v=$("$tree/scripts/config" --file "$obj/.config" --state "${s%%=*}")
-		case ${s#*=}:$v in
-		"$v:${s#*=}"|n:undef|n:n) ;;
-		*) lost "${s%%=*}" "$v" "${s#*=}";;
-		esac
+		v=$(sed -n "s/^CONFIG_${s%%=*}=//p" "$obj/.config")
+		[ "${v:-n}" = "${s#*=}" ] || lost "${s%%=*}" "${v:-n}" "${s#*=}"
 	done
 	echo "$key" >"$obj/config-key"
 }
@@ -95,25 +92,14 @@ CRYPTO=y CRYPTO_HW=y CRYPTO_DEV_CCP=y CRYPTO_DEV_CCP_DD=m IOMMU_SUPPORT=y AMD_IO
 CRYPTO_DEV_SP_PSP=y AMD_MEM_ENCRYPT=y
 KVM=m KVM_AMD=m KVM_INTEL=m KVM_WERROR=y KVM_SMM=y KVM_HYPERV=y KVM_XEN=y KVM_AMD_SEV=y"
 
-# with SYMBOL=VALUE...: $everything, changed by these
-with()
-{
-	for s in $everything; do
-		for c in "$@"; do
-			[ "${c%%=*}" != "${s%%=*}" ] || s=$c
-		done
-		echo "$s"
-	done
-}
-
 # config SYMBOL=VALUE...: KVM compiles with $everything, changed by these. Skipped if
 # there is no such first symbol.
 config()
 {
 	at "$commit"
 	is_symbol "${1%%=*}" || not_here "this base has no ${1%%=*}"
-	# shellcheck disable=SC2046
-	configure config x86_64_defconfig $(with "$@")
+	# shellcheck disable=SC2086
+	configure config x86_64_defconfig $everything "$@"
 	compile
 }
 

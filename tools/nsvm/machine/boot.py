@@ -249,25 +249,21 @@ def save_machine(argv: list, state: Path, tmp: Path) -> bool:
 
 # ---- a boot ----
 
-def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, **options) -> Boot:
+def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, **fields) -> Boot:
     """Boot it, and run tests.
 
     Args:
         kernel: image and modules.
         label: results are base.results/label.{log,console,vmrun}.
         tests: names, or name:argument:argument.
-        options: fields of Options.
+        fields: of Options.
 
     Raises:
         Misbehaved: the machine did; one line that names the console.
         Fatal: QEMU did not do its work.
     """
-    return start(kernel.need(), label, tests, base, Options(**options))
-
-
-def start(kernel: Kernel, label: str, tests: list[str], base: Base, options: Options) -> Boot:
-    """The same, with all that is known of the machine"""
-    plugin, results = qemu.find().plugin, base.results
+    kernel.need()
+    options, plugin, results = Options(**fields), qemu.find().plugin, base.results
     view = options.view and accelerator(options.icount) == 'tcg' and plugin is not None
     results.mkdir(parents=True, exist_ok=True)
     boot = Boot(results / f'{label}.log', results / f'{label}.console',

@@ -177,7 +177,8 @@ def make_disk(to: Path, job: bytes = b'') -> None:
         f.truncate(max(DISK, len(job)))
 
 
-def command(kernel: Kernel, initrd: Path, disk: Path, options: Options, *more: str | Path) -> list:
+def make_command(kernel: Kernel, initrd: Path, disk: Path, options: Options,
+                 *more: str | Path) -> list:
     """Return how QEMU is started"""
     accel, clock, drive = accelerator(options.icount), [], []
     words = ['console=ttyS0', 'panic=-1', 'nokaslr', 'no5lvl', 'no_timer_check', 'mitigations=off',
@@ -207,7 +208,7 @@ def command(kernel: Kernel, initrd: Path, disk: Path, options: Options, *more: s
 def saved_machine(base: Base, kernel: Kernel, initrd: Path, tmp: Path) -> Path | None:
     """Return the machine as it waits for work, saved now if it was not.  None if it cannot be
     saved: the boot that follows says why"""
-    argv, image = command(kernel, initrd, tmp / 'blank', Options()), kernel.image.resolve()
+    argv, image = make_command(kernel, initrd, tmp / 'blank', Options()), kernel.image.resolve()
     stat = image.stat()
     same = [str(a) for a in argv if str(tmp) not in str(a) and a != kernel.image]
     state = base.b / 'machines' / digest(f'{image} {stat.st_size} {stat.st_mtime_ns}', initrd,
@@ -324,7 +325,7 @@ def make_machine(kernel: Kernel, tests: list[str], base: Base, options: Options,
     if options.net:
         more += ['-netdev', f'user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{options.net}-:22',
                  '-device', 'virtio-net-pci,netdev=net,romfile=']
-    return command(kernel, initrd, tmp / 'disk', options, *more)
+    return make_command(kernel, initrd, tmp / 'disk', options, *more)
 
 
 def stop_at_failure(p: subprocess.Popen, boot: Boot) -> None:

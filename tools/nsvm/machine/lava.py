@@ -52,7 +52,7 @@ VERDICT = {'ok': 'pass', 'not ok': 'fail', 'o': 'skip', 'rc=0': 'pass', 'rc=4': 
            'rc=': 'fail'}
 
 
-def job(name: str, device: str, context: dict, deploy: dict, boot_action: dict) -> dict:
+def make_job(name: str, device: str, context: dict, deploy: dict, boot_action: dict) -> dict:
     """Return a job for a type of device"""
     minutes = {'minutes': -(-settings.number('TIMEOUT') // 60) + 2}
     # No prompts: LAVA would wait for a first message of the kernel, which is not seen
@@ -71,9 +71,9 @@ def make_jobs(name: str, kernel: dict, ramdisk: dict) -> dict[str, dict]:
     context = {'arch': 'amd64', 'machine': 'q35', 'cpu': settings.CPU,
                'memory': settings.number('MEMORY'), 'no_kvm': 'true'}
     as_it_is = {'compression': 'gz', 'install_modules': False, 'install_overlay': False}
-    return {'qemu': job(f'{name}, QEMU', 'qemu', context, {'to': 'tmpfs', 'images': images},
+    return {'qemu': make_job(f'{name}, QEMU', 'qemu', context, {'to': 'tmpfs', 'images': images},
                         {'method': 'qemu', 'media': 'tmpfs'}),
-            'amd': job(f'{name}, AMD', settings.given.get('DEVICE', 'x86'),
+            'amd': make_job(f'{name}, AMD', settings.given.get('DEVICE', 'x86'),
                        {'extra_kernel_args': APPEND},
                        {'to': 'tftp', 'kernel': kernel, 'ramdisk': {**ramdisk, **as_it_is}},
                        {'method': 'ipxe', 'commands': 'ramdisk'})}
@@ -98,7 +98,7 @@ def make(base: Base, d: Path) -> dict[str, dict]:
     return made
 
 
-def objection(text: dict) -> str:
+def find_objection(text: dict) -> str:
     """Return what the schema has against a job, if anything"""
     try:
         schemas.validate(text)
@@ -107,7 +107,7 @@ def objection(text: dict) -> str:
     return ''
 
 
-def device(context: dict) -> dict:
+def make_device(context: dict) -> dict:
     """Return what a server of LAVA would make of its own qemu.jinja2 and the job's context"""
     options = ['-nographic', '-nodefaults', '-serial stdio', f'-machine {context["machine"]}',
                f'-cpu {context["cpu"]}', f'-m {context["memory"]}']
@@ -121,7 +121,7 @@ def device(context: dict) -> dict:
                                  'methods': {'qemu': {'parameters': command}}}}}
 
 
-def lava_run(base: Base, d: Path, context: dict) -> dict[str, str]:
+def run_job(base: Base, d: Path, context: dict) -> dict[str, str]:
     """Run the job of QEMU, and return the result that LAVA has of each case"""
     root = debian.root(debian.codename(), 'lava', PACKAGES)
     log, run = base.results / 'lava.log', d / 'run'
@@ -129,7 +129,7 @@ def lava_run(base: Base, d: Path, context: dict) -> dict[str, str]:
     if not (root / 'usr/bin/qemu-system-amd64').exists():
         # whose version it asks for
         (root / 'usr/bin/qemu-system-amd64').symlink_to('qemu-system-x86_64')
-    put(run / 'device.yaml', yaml.safe_dump(device(context)))
+    put(run / 'device.yaml', yaml.safe_dump(make_device(context)))
     put(run / 'dispatcher.yaml', 'dispatcher_ip: 127.0.0.1\n')
     argv = [*(['unshare', '-r'] if os.getuid() else []), *debian.inside(root)[:-1], '--tmpfs',
             '/var/lib/lava', '--', 'lava-run', '--job-id', '1', '--output-dir', run,
@@ -144,7 +144,7 @@ def lava_run(base: Base, d: Path, context: dict) -> dict[str, str]:
     return {m['extra']['test_case_id']: m['result'] for m in messages if m['definition'] == NAME}
 
 
-def differences(base: Base, results: dict[str, str]) -> str:
+def find_differences(base: Base, results: dict[str, str]) -> str:
     """Return how results differ from the last make run"""
     word = {'ok': 'pass', 'not ok': 'fail', 'skip': 'skip'}
     expected = {c.case or c.test: word[c.verdict]
@@ -170,11 +170,11 @@ def main(args: list[str]) -> int:
     d, report = base.b / 'lava', ktap.Report(base.results / 'lava.ktap')
     made = make(base, d)
     for name, text in made.items():
-        reason = objection(text)
+        reason = find_objection(text)
         report.item(not reason, f'{name}.yaml is a job by the schema of LAVA', reason)
     if args:
-        results = lava_run(base, d, made['qemu']['context'])
-        difference = differences(base, results)
+        results = run_job(base, d, made['qemu']['context'])
+        difference = find_differences(base, results)
         report.item(bool(results) and not difference, 'lava-run finds what the last make run found',
                     difference or f'{len(results)} results')
     return ktap.finish(report)

@@ -28,7 +28,7 @@ UNPACK = (
     'head -c {size} | tar -C "$d" -xf - && $root sh "$d/remote" "$d"; rm -rf "$d"')
 
 
-def archive(files: list[Path], variables: dict[str, str]) -> bytes:
+def pack(files: list[Path], variables: dict[str, str]) -> bytes:
     """Return a tar archive; remote comes last: if the connection breaks before, nothing is done"""
     content = {f.name: f.read_bytes() for f in files}
     content['variables'] = ''.join(f'{k}={shlex.quote(v)}\n' for k, v in variables.items()).encode()
@@ -54,7 +54,7 @@ def run(ssh: list[str], host: str, files: list[Path], variables: dict[str, str],
     Raises:
         Fatal: the host refuses, or the connection broke before the end.
     """
-    data, lines, errors = archive(files, variables), [], log.with_suffix('.ssh')
+    data, lines, errors = pack(files, variables), [], log.with_suffix('.ssh')
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(errors, 'w') as err, open(log, 'w', buffering=1) as out:
         p = jobs.start([*ssh, *OPTIONS, '--', host,

@@ -107,7 +107,7 @@ class Check:
         return series.base.logs / f'check-{self.name}{f"-{n}" * self.each}.log'
 
 
-def all_checks() -> list[Check]:
+def read_checks() -> list[Check]:
     groups = [g.partition(' (')[0] for g in GROUPS]
     head = re.compile(rf'^# ({"|".join(groups)}): (.*) \((each|whole)(, fast)?\)$', re.M)
     checks = []
@@ -201,7 +201,7 @@ def apply(base: Base, tree: Path) -> Series:
 def main(args: list[str]) -> int:
     if args[:1] == ['one']:
         return one(*args[1:])
-    checks = all_checks()
+    checks = read_checks()
     if args == ['list']:
         print('\n'.join(f'  {c.name:<18} {c.title}' for c in checks))
         return 0

@@ -55,7 +55,7 @@ def subject_prefix() -> tuple[int, str]:
     return int(version), prefix if version == '1' else f'{prefix} v{version}'
 
 
-def news(base: Base, version: int) -> str:
+def list_changes(base: Base, version: int) -> str:
     """Return what goes between the text of the cover letter and its list of patches"""
     entries = re.split(r'^v([0-9]+):.*\n', read(base.dir / 'changes'), flags=re.M)
     changes = {int(v): re.sub(r'\n{2,}', '\n', text.strip('\n'))
@@ -71,7 +71,7 @@ def news(base: Base, version: int) -> str:
     return ''.join(parts)
 
 
-def where(base: Base) -> str:
+def describe_base(base: Base) -> str:
     """Return the lines that say on what the series is, as git format-patch writes them"""
     text = base.git('format-patch', '--stdout', f'--base={base.root()}', f'{base.commit()}..HEAD')
     lines = re.findall('^(?:base-commit|prerequisite-patch-id): .*', text, re.M)
@@ -82,7 +82,7 @@ def where(base: Base) -> str:
     return '\n'.join(lines)
 
 
-def mails(base: Base, salt: str = '') -> dict[str, str]:
+def make_mails(base: Base, salt: str = '') -> dict[str, str]:
     """Return file name -> mail; another salt makes other message ids.
 
     Only the header, the sign-off and, in the cover letter, the places named above differ from
@@ -111,7 +111,7 @@ def mails(base: Base, salt: str = '') -> dict[str, str]:
         if n:
             header += f'\nIn-Reply-To: {ids[0]}\nReferences: {ids[0]}'
         else:
-            changes, base_lines = news(base, version), where(base)
+            changes, base_lines = list_changes(base, version), describe_base(base)
             body = re.sub(r'^\S.* \([0-9]+\):$', lambda m: changes + m[0], body, 1, re.M)
             body = re.sub('^base-tree: .*', lambda m: base_lines, body, 1, re.M)
         made[name] = f'{header}\n\n{body}'
@@ -121,7 +121,7 @@ def mails(base: Base, salt: str = '') -> dict[str, str]:
 def main(args: list[str]) -> int:
     base = Base()
     base.need_tree()
-    made, version = mails(base), subject_prefix()[0]
+    made, version = make_mails(base), subject_prefix()[0]
     out = base.b / ('series.mbox' if version == 1 else f'series-v{version}.mbox')
     put(out, ''.join(f'{text}\n' for text in made.values()))
     say('MBOX', f'{len(made) - 1} patches and a cover letter: {rel(out)}')

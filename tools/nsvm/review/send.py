@@ -29,7 +29,7 @@ from lib import jobs
 from lib.base import Base, git, git_ok, put, read
 from lib.say import Fatal, say, say_error
 from lib.settings import place, rel
-from review.mbox import LETTER, argument, mails, sender
+from review.mbox import LETTER, argument, make_mails, sender
 
 # Of each project, what the one who sends has to know: file, what it is about
 RULES = {'Linux': [
@@ -41,7 +41,7 @@ RULES = {'Linux': [
 ASK = ['scripts/get_maintainer.pl', '--nogit', '--nogit-fallback', '--norolestats']
 
 
-def obstacles(base: Base, made: dict[str, str], who: str) -> list[str]:
+def find_obstacles(base: Base, made: dict[str, str], who: str) -> list[str]:
     """Return what is in the way, a line each"""
     reasons = [f'this waits for {cause}' for cause in base.keys('waits')]
     unsigned = [name for name, text in made.items() if name != LETTER
@@ -71,7 +71,7 @@ def obstacles(base: Base, made: dict[str, str], who: str) -> list[str]:
     return reasons
 
 
-def reports(made: dict[str, str]) -> dict[str, str]:
+def make_reports(made: dict[str, str]) -> dict[str, str]:
     """Return the mails of a series that go to its maintainers before any list"""
     paragraphs = dict(re.findall(r'^Patch (\d+): ((?:.+\n)+)', made[LETTER], re.M))
     reported = {}
@@ -103,11 +103,11 @@ def main(args: list[str]) -> int:
     for file, about in RULES[base.project()]:
         say('SEND', f'read {file}: {about}')
     really, who = argument('REALLY') == '1', sender()
-    made = mails(base, str(time.time()) if really else '')
+    made = make_mails(base, str(time.time()) if really else '')
     first = base.keys('send-first')
     if first:
-        made = reports(made)
-    reasons = obstacles(base, made, who)
+        made = make_reports(made)
+    reasons = find_obstacles(base, made, who)
     for reason in reasons:
         say_error('send', reason)
     if reasons and really:

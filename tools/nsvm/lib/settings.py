@@ -29,7 +29,7 @@ MAIL = {'VERSION': 'of the series; with make V=5', 'SIGNOFF': "1: add the sender
 OPTIONS = {
     'bases': {'TREES': 'git trees to look at as well, each perhaps with @COMMIT'},
     'bench': {'KERNELS': 'only these'},
-    'check': {'NAME': 'only these checks', 'AGAIN': '1: even if nothing has changed'},
+    'check': {'NAME': 'only these checks'},
     'clean': {'FORCE': '1: even if there is work that is not in patches/'}, 'fuzz': {
         'TIME': 'seconds', 'SEED': 'of the first round', 'STEPS': 'with SEED: repeat that round'},
     'lava': {'URL': 'where LAVA finds the files', 'DEVICE': "the AMD machine's device type",

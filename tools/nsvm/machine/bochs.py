@@ -11,6 +11,7 @@ ends, with status 1.
 """
 import re
 import shutil
+import subprocess
 import tempfile
 import threading
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ ata0-master: type=cdrom, path={tmp}/cd.iso, status=inserted
 boot: cdrom
 com1: enabled=1, mode=file, dev={console}
 com2: enabled=1, mode=file, dev={log}
-log: {said}
+log: {log_of_bochs}
 panic: action=fatal
 magic_break: enabled={magic}
 speaker: enabled=0
@@ -69,7 +70,7 @@ def ensure() -> Path:
     return root
 
 
-def make_cd(root: Path, kernel: Kernel, tmp: Path, job: dict) -> None:
+def make_cd(root: Path, kernel: Kernel, tmp: Path, job: bytes) -> None:
     files = tmp / 'cd'
     files.mkdir()
     for f in ('ISOLINUX/isolinux.bin', 'syslinux/modules/bios/ldlinux.c32'):
@@ -84,7 +85,7 @@ def make_cd(root: Path, kernel: Kernel, tmp: Path, job: dict) -> None:
 
 
 def parts(lines: Iterable[str]) -> list[Trace]:
-    """Of what the debugger printed: what was traced"""
+    """Return what was traced, of what the debugger printed"""
     traces: list[Trace] = []
     inside = False
     for line in lines:
@@ -101,9 +102,15 @@ def parts(lines: Iterable[str]) -> list[Trace]:
 
 def run(kernel: Kernel, label: str, tests: list[str], *, base: Base,
         others: dict[str, Kernel] | None = None, trace: bool = False) -> tuple[Boot, list[Trace]]:
-    """As boot.run().  others: of the same image, "load:NAME.ko:PARAMETER..." among the tests goes
-    on with one's kvm-amd.ko.  With trace, under Bochs' debugger: what the CPU reads and writes
-    between an XCHG BX, BX and the next one.  base.results/label.bochs is what Bochs said"""
+    """Boot it and run tests, as boot.run() does; base.results/label.bochs is what Bochs printed.
+
+    Args:
+        others: name -> kernel of the same image, for "load:NAME.ko:PARAMETER..." among the tests.
+        trace: run under Bochs' debugger.
+
+    Returns:
+        The boot, and what the CPU read and wrote between an XCHG BX, BX and the next one.
+    """
     root = ensure()
     kernel.need()
     limit = SLOWER * settings.number('TIMEOUT')
@@ -117,35 +124,42 @@ def run(kernel: Kernel, label: str, tests: list[str], *, base: Base,
         files = [place.lab / 'machine/load']
         for name, other in (others or {}).items():
             files.append(tmp / f'{name}.ko')
-            files[-1].symlink_to(other.dir / 'modules/kvm-amd.ko')
+            files[-1].symlink_to(other.kvm_amd)
         make_cd(root, kernel, tmp, boot.make_job(kernel, base.b / 'selftests', tests, files,
                                                  limit=SLOWER * settings.number('TEST_TIMEOUT')))
-        put(tmp / 'bochsrc', CONFIG.format(tmp=tmp, cpu=CPU, memory=MEMORY, console=result.console,
-                                           log=result.log, said=bochs_log, magic=int(trace)))
+        put(tmp / 'bochsrc', CONFIG.format(
+            tmp=tmp, cpu=CPU, memory=MEMORY, console=result.console, log=result.log,
+            log_of_bochs=bochs_log, magic=int(trace)))
         put(tmp / 'rc', 'c\n' + 'trace-mem on\nc\ntrace-mem off\nc\n' * 10000)
         debugger = ['-debugger', '-rc', tmp / 'rc'] if trace else []
         p = jobs.start([*debian.inside(root), 'bochs', '-q', *debugger, '-f', tmp / 'bochsrc'],
-                       stdout=jobs.subprocess.PIPE, stderr=jobs.subprocess.STDOUT, text=True,
+                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                        errors='replace')
         timer = threading.Timer(limit, jobs.kill, [p])
         timer.start()
         traced = parts(p.stdout)
-        rc: int | None = jobs.finish(p)
-        rc = rc if timer.is_alive() else None
+        status = jobs.finish(p)
+        in_time = timer.is_alive()
         timer.cancel()
-    panic = re.findall(r'^[0-9]*p\[(.*)',
-                       bochs_log.read_text(errors='replace') if bochs_log.exists() else '', re.M)
-    if rc == 1 and panic and TRIPLE_FAULT in panic[-1]:
-        rc = 0		# if all was done, see check()
-    elif rc is not None and rc >= 0:
-        reason = f': [{panic[-1].strip()}' if panic else f' with status {rc}'
-        raise Fatal(f'{label}: Bochs ended{reason} (log: {rel(bochs_log)})')
-    boot.check(result, label, rc, limit, bochs_log)
+    boot.check(result, label, judge_end(status, bochs_log, label) if in_time else None, limit,
+               bochs_log)
     return result, traced
 
 
+def judge_end(status: int, bochs_log: Path, label: str) -> int:
+    """Return 0 if Bochs ended as it does after a reboot, or was killed: then boot.check() says
+    whether all was done; Fatal if it did not"""
+    panics = re.findall(r'^[0-9]*p\[(.*)', boot.text_of(bochs_log), re.M)
+    if status == 1 and panics and TRIPLE_FAULT in panics[-1]:
+        return 0
+    if status < 0:
+        return status
+    reason = f': [{panics[-1].strip()}' if panics else f' with status {status}'
+    raise Fatal(f'{label}: Bochs ended{reason} (log: {rel(bochs_log)})')
+
+
 def sections(log: str) -> list[str]:
-    """What tests said, before the first load and after each; Fatal if a module was not loaded"""
+    """Return what tests printed, before the first load and after each; Fatal if a load failed"""
     parts = re.split(r'^# nsvm: begin load\n', log, flags=re.M)
     for section in parts[1:]:
         if not section.startswith('ok 1 '):
@@ -154,6 +168,7 @@ def sections(log: str) -> list[str]:
 
 
 def refused(bochs_log: Path) -> list[tuple[int, str]]:
-    """VMRUNs that the CPU refused: (tick, reason)"""
-    return [(int(tick), why.strip())
-            for tick, why in re.findall(r'^([0-9]+)e\[CPU0 *\] (VMRUN: .*)', read(bochs_log), re.M)]
+    """Return the VMRUNs that the CPU refused: (tick, reason)"""
+    return [(int(tick), reason.strip())
+            for tick, reason in re.findall(r'^([0-9]+)e\[CPU0 *\] (VMRUN: .*)', read(bochs_log),
+                                           re.M)]

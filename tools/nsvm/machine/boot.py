@@ -11,6 +11,7 @@ kvm-amd.ko and the tests on its disk.  What needs another CPU, command line, num
 CPUs or an exact number of instructions boots as usual.  Saved machines are in
 build/<base>/machines.
 """
+import contextlib
 import os
 import re
 import shutil
@@ -59,13 +60,13 @@ class Boot:
 
 
 @dataclass
-class How:
+class Options:
     """All about a boot but its kernel and its tests"""
     # The machine
     smp: int | None = None		# CPUs, by default SMP=
     cpu: str = ''		# by default CPU=
     append: str = ''		# to the kernel's command line
-    # one CPU, emulated, whose clock counts its instructions: one a ns, and a tick of the TSC
+    # One CPU, emulated, whose clock counts its instructions: one a ns, and a tick of the TSC
     icount: bool = False
     room: Path | None = None		# a file that is its second disk, and outlives it
     net: int = 0		# a port of 127.0.0.1 that leads to port 22 of its network card
@@ -79,7 +80,7 @@ class How:
     test_timeout: int | None = None		# seconds, by default TEST_TIMEOUT=
     # Who watches
     view: bool = True		# the plugin, if there is one
-    # gets each line of the log of VMRUNs, which is then no file
+    # Gets each line of the log of VMRUNs, which is then no file
     live: Callable[[str], object] | None = None
     timeout: int | None = None		# seconds, by default TIMEOUT=
     until_failure: bool = False		# stop at the first "not ok"
@@ -89,8 +90,11 @@ class How:
         return 1 if self.icount else self.smp or settings.number('SMP')
 
     @property
-    def limit(self) -> int:
-        return self.timeout or settings.number('TIMEOUT')
+    def can_resume(self) -> bool:
+        """Whether the saved machine is like that one"""
+        special = (self.icount or self.append or self.cpu or self.room or self.ports or self.net)
+        return (not special and self.cpus == settings.number('SMP')
+                and accelerator(False) == 'tcg')
 
 
 def accelerator(icount: bool) -> str:
@@ -129,235 +133,210 @@ def result_id(kernel: Kernel, tests: Iterable[Path], *more: str | Path) -> str:
                   place.lab / 'proof/vmruns.py', *more)
 
 
-def early(kernel: Kernel) -> list[Path]:
-    return [m for m in kernel.modules if m.stem != 'kvm-amd']
+# ---- what it boots ----
 
-
-def make_initrd(kernel: Kernel, to: Path,
-                job: dict[str, tuple[int, bytes | Path]] | None = None) -> Path:
-    """busybox, init and the modules but kvm-amd; job: what else would come on the disk"""
+def make_initrd(kernel: Kernel, to: Path, job: bytes = b'') -> Path:
+    """Write busybox, init and the modules but kvm-amd, and the job if it has no disk for that"""
     busybox = shutil.which('busybox')
     if not busybox:
         raise Fatal('no busybox (make setup)')
-    files: dict[str, tuple[int, bytes]] = {d: (0o40755, b'') for d in ('bin', 'modules')}
-    files['init'] = (0o100755, (place.lab / 'machine/init').read_bytes())
-    files['bin/busybox'] = (0o100755, Path(busybox).read_bytes())
+    files: cpio.Files = {name: (cpio.DIRECTORY, b'') for name in ('bin', 'modules')}
+    files['init'] = (cpio.PROGRAM, place.lab / 'machine/init')
+    files['bin/busybox'] = (cpio.PROGRAM, Path(busybox))
     for applet in jobs.output([busybox, '--list']).split():
-        files.setdefault(f'bin/{applet}', (0o120777, b'busybox'))
-    for m in early(kernel):
-        files[f'modules/{m.name}'] = (0o100644, m.read_bytes())
-    files['modules/early'] = (0o100644, ''.join(f'{m.stem}\n' for m in early(kernel)).encode())
-    for d in ('job', 'job/tests') if job else ():
-        files[d] = (0o40755, b'')
-    for name, (mode, content) in (job or {}).items():
-        files[f'job/{name}'] = (0o100000 | mode,
-                                content.read_bytes() if isinstance(content, Path) else content)
-    to.write_bytes(cpio.newc(files))
+        files.setdefault(f'bin/{applet}', (cpio.LINK, b'busybox'))
+    early = [m for m in kernel.modules if m.stem != 'kvm-amd']
+    files |= {f'modules/{m.name}': (cpio.FILE, m) for m in early}
+    files['modules/early'] = (cpio.FILE, ''.join(f'{m.stem}\n' for m in early).encode())
+    to.write_bytes(cpio.newc(files) + job)
     return to
 
 
-def make_job(kernel: Kernel, tests_dir: Path, tests: list[str], files: list[Path], *, limit: int,
-             keep: bool = False,
-             parameters: str = 'nested=1') -> dict[str, tuple[int, bytes | Path]]:
-    """What init reads and runs, see there: name -> (permissions, content).  Tests that are among
-    the files are not looked for"""
-    variables = {
-        'TESTS': ' '.join(tests), 'LIMIT': str(limit), 'KEEP': 'y' if keep else '',
-        'PARAMETERS': parameters
-    }
-    content: dict[str, tuple[int, bytes | Path]] = {
-        'variables': (0o644, ''.join(f"{k}='{v}'\n" for k, v in variables.items()).encode())}
-    for m in kernel.modules:
-        if m.stem == 'kvm-amd':
-            content['kvm-amd.ko'] = (0o644, m)
+def make_job(kernel: Kernel, tests_dir: Path, tests: list[str], files: Sequence[Path], *,
+             limit: int, keep: bool = False, parameters: str = 'nested=1') -> bytes:
+    """Return the archive of what init reads and runs, see there; tests that are not among the
+    files, which are all in /tests, are in tests_dir"""
+    variables = {'TESTS': ' '.join(tests), 'LIMIT': limit, 'KEEP': 'y' * keep,
+                 'PARAMETERS': parameters}
+    text = ''.join(f"{name}='{value}'\n" for name, value in variables.items())
+    content: cpio.Files = {'job': (cpio.DIRECTORY, b''), 'job/tests': (cpio.DIRECTORY, b''),
+                           'job/variables': (cpio.FILE, text.encode())}
+    content |= {f'job/{m.name}': (cpio.FILE, m) for m in kernel.modules if m.stem == 'kvm-amd'}
     elsewhere = {'shell', *(f.name for f in files)}
-    for t in dict.fromkeys(name for t in tests if (name := t.partition(':')[0]) not in elsewhere):
-        if not (tests_dir / t).exists():
-            raise Fatal(f'no test {t} in {rel(tests_dir)} (make selftests)')
-        content[f'tests/{t}'] = (0o755, tests_dir / t)
-    for f in files:
-        content[f'tests/{f.name}'] = (f.stat().st_mode & 0o777, f)
-    return content
+    programs = [tests_dir / name for t in tests if (name := t.partition(':')[0]) not in elsewhere]
+    for f in [*programs, *files]:
+        if not f.exists():
+            raise Fatal(f'no test {f.name} in {rel(f.parent)} (make selftests)')
+        content[f'job/tests/{f.name}'] = (cpio.PROGRAM, f)
+    return cpio.newc(content)
 
 
-def command(kernel: Kernel, initrd: Path, disk: Path, how: How, *more: str | Path) -> list:
-    """How QEMU is started"""
-    accel, is_debug = accelerator(how.icount), kernel.image.name == 'bzImage'
+def make_disk(to: Path, job: bytes = b'') -> None:
+    with open(to, 'wb') as f:
+        f.write(job)
+        f.truncate(max(DISK, len(job)))
+
+
+def make_command(kernel: Kernel, initrd: Path, disk: Path, options: Options,
+                 *more: str | Path) -> list:
+    """Return how QEMU is started"""
+    accel, clock, drive = accelerator(options.icount), [], []
     words = ['console=ttyS0', 'panic=-1', 'nokaslr', 'no5lvl', 'no_timer_check', 'mitigations=off',
-             'loglevel=7', *(['norandmaps'] if how.icount else TICKS), how.append]
-    exact = [
-        '-icount', 'shift=0,sleep=off', '-rtc', 'base=2026-01-01T00:00:00,clock=vm', '-seed', '1'
-    ]
-    # The first disk, whatever else there is
-    drive = ['-drive', f'if=none,id=disk,format=raw,readonly=on,file={disk}',
-             '-device', 'virtio-blk-pci,drive=disk']
-    memory = max(settings.number('MEMORY'), 1024 if is_debug else 0)
+             'loglevel=7', *(['norandmaps'] if options.icount else TICKS), options.append]
+    memory = settings.number('MEMORY')
+    if kernel.image.name == 'bzImage':		# a debug kernel
+        memory = max(memory, 1024)
+    if options.icount:
+        clock = ['-icount', 'shift=0,sleep=off', '-rtc', 'base=2026-01-01T00:00:00,clock=vm',
+                 '-seed', '1']
+    else:
+        # The first disk, whatever else there is
+        drive = ['-drive', f'if=none,id=disk,format=raw,readonly=on,file={disk}',
+                 '-device', 'virtio-blk-pci,drive=disk']
+        accel = accel.replace('tcg', 'tcg,thread=multi')
     return [
-        qemu.find().binary, '-accel', accel if how.icount or accel == 'kvm' else 'tcg,thread=multi',
-        *(exact if how.icount else []), '-machine', 'q35', '-cpu',
-        'host' if accel == 'kvm' else how.cpu or settings.CPU, '-smp', how.cpus, '-m', memory,
-        '-no-user-config', '-nodefaults', '-display', 'none', '-no-reboot', '-kernel', kernel.image,
-        '-initrd', initrd, '-append', ' '.join(words), *([] if how.icount else drive), *more
+        qemu.find().binary, '-accel', accel, *clock, '-machine', 'q35',
+        '-cpu', 'host' if accel == 'kvm' else options.cpu or settings.CPU,
+        '-smp', options.cpus, '-m', memory, '-no-user-config', '-nodefaults', '-display', 'none',
+        '-no-reboot', '-kernel', kernel.image, '-initrd', initrd, '-append', ' '.join(words),
+        *drive, *more
     ]
 
 
-def save(base: Base, kernel: Kernel) -> None:
-    """Have the machine saved, for those who will resume it"""
-    with tempfile.TemporaryDirectory(dir=base.b, prefix='save-', suffix='.tmp') as scratch:
-        resumed(base, kernel, make_initrd(kernel, Path(scratch, 'initrd')), Path(scratch), How())
+# ---- the saved machine ----
 
-
-def resumed(base: Base, kernel: Kernel, initrd: Path, tmp: Path, how: How) -> list[str]:
-    """What makes QEMU resume the saved machine, if there can be one"""
-    other = how.icount or how.append or how.cpu or how.room or how.ports or how.net
-    if other or accelerator(False) != 'tcg' or how.cpus != settings.number('SMP'):
-        return []
-    argv = command(kernel, initrd, tmp / 'blank', How())
-    state = saved_machine(base, kernel, initrd, argv, tmp / 'blank', tmp / 'console')
-    return ['-incoming', f"exec:cat '{state}'"] if state else []
-
-
-def saved_machine(base: Base, kernel: Kernel, initrd: Path, argv: list, blank: Path,
-                  console: Path) -> Path | None:
-    """The machine as it waits for work; started and saved if it is not there.  None if it
-    cannot be saved"""
-    image = kernel.image.resolve()
+def saved_machine(base: Base, kernel: Kernel, initrd: Path, tmp: Path) -> Path | None:
+    """Return the machine as it waits for work, saved now if it was not.  None if it cannot be
+    saved: the boot that follows says why"""
+    argv, image = make_command(kernel, initrd, tmp / 'blank', Options()), kernel.image.resolve()
     stat = image.stat()
-    same = [str(a) for a in argv if str(blank.parent) not in str(a) and a != kernel.image]
-    state = base.b / 'machines' / digest(f'{image} {stat.st_size} {stat.st_mtime_ns}', initrd, *
-                                         same, Path(__file__))
+    same = [str(a) for a in argv if str(tmp) not in str(a) and a != kernel.image]
+    state = base.b / 'machines' / digest(f'{image} {stat.st_size} {stat.st_mtime_ns}', initrd,
+                                         *same, Path(__file__))
     with alone(base.b / '.saving'):
         if state.exists():
             state.touch()
             return state
         state.parent.mkdir(parents=True, exist_ok=True)
-        with open(blank, 'wb') as f:
-            f.truncate(DISK)
-        log, tmp = console.with_suffix('.saved'), state.with_suffix('.tmp')
-        log.unlink(missing_ok=True)
-        with open(console.with_suffix('.qemu'), 'w') as said:
-            p = jobs.start([*argv, '-serial', f'file:{console}', '-serial', f'file:{log}',
-                            '-serial', 'null', '-monitor', 'stdio'],
-                           stdin=subprocess.PIPE, stdout=said, stderr=said, text=True)
-        try:
-            limit = time.monotonic() + settings.number('TIMEOUT')
-            while p.poll() is None and time.monotonic() < limit and '# nsvm: waiting' not in read(
-                    log):
-                time.sleep(0.05)
-            if p.poll() is None and '# nsvm: waiting' in read(log):
-                p.communicate('migrate_set_parameter max-bandwidth 10G\n'
-                              f'migrate "exec:cat >\'{tmp}\'"\nquit\n', timeout=60)
-        except (subprocess.TimeoutExpired, BrokenPipeError):
-            pass
-        finally:
-            rc = jobs.finish(p, 0)
-            log.unlink(missing_ok=True)
-        if rc != 0 or not tmp.exists():
-            tmp.unlink(missing_ok=True)
-            return None		# the boot that follows says why
-        tmp.replace(state)
+        make_disk(tmp / 'blank')
+        if not save_machine(argv, state, tmp):
+            return None
         for old in sorted(state.parent.iterdir(), key=lambda f: f.stat().st_mtime)[:-KEPT]:
             old.unlink()
         return state
 
 
-def watch_log(p: subprocess.Popen, log: Path, stopped: threading.Event) -> None:
-    """Stop the machine at the first "not ok" """
-    while p.poll() is None:
+def save_machine(argv: list, state: Path, tmp: Path) -> bool:
+    """Start that machine and save it when it waits for work; False if it does not come to that"""
+    log, unfinished = tmp / 'waiting', state.with_suffix('.tmp')
+    p = jobs.start([*argv, '-serial', 'null', '-serial', f'file:{log}', '-serial', 'null',
+                    '-monitor', 'stdio'], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                   stderr=subprocess.DEVNULL, text=True)
+    limit = time.monotonic() + settings.number('TIMEOUT')
+    while not (waits := '# nsvm: waiting' in read(log)) and not jobs.has_ended(p):
+        if time.monotonic() > limit:
+            break
         time.sleep(0.05)
-        if re.search(r'^not ok ', read_tail(log), re.M):
-            stopped.set()
-            time.sleep(0.05)	# for the reason, which is printed before or right after
-            jobs.kill(p)
+    if waits:
+        with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
+            p.communicate('migrate_set_parameter max-bandwidth 10G\n'
+                          f'migrate "exec:cat >\'{unfinished}\'"\nquit\n', timeout=60)
+    if jobs.finish(p, 0) != 0 or not unfinished.exists():
+        unfinished.unlink(missing_ok=True)
+        return False
+    unfinished.replace(state)
+    return True
 
 
-def read_tail(log: Path) -> str:
-    return log.read_bytes()[-4096:].decode(errors='replace') if log.exists() else ''
+# ---- a boot ----
 
-
-def last_words(file: Path) -> str:
-    return jobs.last_line(file.read_text(errors='replace')) if file.exists() else ''
-
-
-def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, **how) -> Boot:
+def run(kernel: Kernel, label: str, tests: list[str], *, base: Base, **fields) -> Boot:
     """Boot it, and run tests.
 
     Args:
         kernel: image and modules.
         label: results are base.results/label.{log,console,vmrun}.
         tests: names, or name:argument:argument.
-        how: fields of How.
+        fields: of Options.
 
     Raises:
         Misbehaved: the machine did; one line that names the console.
         Fatal: QEMU did not do its work.
     """
-    return start(kernel.need(), label, tests, base, How(**how))
-
-
-def start(kernel: Kernel, label: str, tests: list[str], base: Base, how: How) -> Boot:
-    """The same, with all that is known of the machine"""
-    q, results = qemu.find(), base.results
-    view = how.view and accelerator(how.icount) == 'tcg' and q.plugin is not None
+    kernel.need()
+    options, plugin, results = Options(**fields), qemu.find().plugin, base.results
+    view = options.view and accelerator(options.icount) == 'tcg' and plugin is not None
     results.mkdir(parents=True, exist_ok=True)
     boot = Boot(results / f'{label}.log', results / f'{label}.console',
-                results / f'{label}.vmrun' if view and not how.live else None)
+                results / f'{label}.vmrun' if view and not options.live else None)
     output = results / f'{label}.qemu'
-    for f in (boot.log, boot.console, output, results / f'{label}.vmrun', how.keep, *how.ports):
+    for f in (boot.log, boot.console, output, results / f'{label}.vmrun', options.keep,
+              *options.ports):
         if f:
             f.unlink(missing_ok=True)
+    limit = options.timeout or settings.number('TIMEOUT')
     with tempfile.TemporaryDirectory(dir=base.b, prefix=f'{label}-', suffix='.tmp') as scratch:
-        tmp = Path(scratch)
-        argv = [*make_machine(kernel, tests, base, how, tmp), *serial_ports(boot, how)]
+        fifo = Path(scratch, 'fifo')
+        argv = make_machine(kernel, tests, base, options, Path(scratch))
+        # As the saved machine has them: console, log, and one more
+        for port in (boot.console, boot.log, *(options.ports or [options.keep])):
+            argv += ['-serial', f'file:{port}' if port else 'null']
         reader = None
-        if view:
-            to = boot.vmruns or tmp / 'fifo'
-            if how.live:
-                os.mkfifo(to)
-                reader = threading.Thread(target=feed, args=(to, how.live), daemon=True)
-                reader.start()
-            argv += ['-plugin', f'{q.plugin},log={to}' + (',limit=-1' if how.live else '')]
+        if view and options.live:
+            os.mkfifo(fifo)
+            reader = threading.Thread(target=feed, args=(fifo, options.live), daemon=True)
+            reader.start()
+            argv += ['-plugin', f'{plugin},log={fifo},limit=-1']
+        elif view:
+            argv += ['-plugin', f'{plugin},log={boot.vmruns}']
         with open(output, 'w') as f:
             p = jobs.start(argv, stdout=f, stderr=f)
-        stopped = threading.Event()
-        if how.until_failure:
-            threading.Thread(target=watch_log, args=(p, boot.log, stopped), daemon=True).start()
-        status = jobs.finish(p, how.limit)
+        if options.until_failure:
+            threading.Thread(target=stop_at_failure, args=(p, boot), daemon=True).start()
+        status = jobs.finish(p, limit)
         if reader:
             # wakes it, if QEMU never came to it
-            os.close(os.open(tmp / 'fifo', os.O_RDWR | os.O_NONBLOCK))
+            os.close(os.open(fifo, os.O_RDWR | os.O_NONBLOCK))
             reader.join(60)
-    boot.stopped = stopped.is_set()
-    check(boot, label, status, how.limit, output, how.ports)
+    if not boot.stopped:
+        check(boot, label, status, limit, output, options.ports)
     return boot
 
 
-def make_machine(kernel: Kernel, tests: list[str], base: Base, how: How, tmp: Path) -> list:
-    """Disk and initramfs in tmp, and the command for a machine that has them"""
-    parameters = f'nested=1 npt={how.npt} {how.parameters}'.strip()
-    job = make_job(kernel, how.tests_dir or base.b / 'selftests', tests, list(how.files),
-                   keep=bool(how.keep), limit=how.test_timeout or settings.number('TEST_TIMEOUT'),
-                   parameters=parameters)
-    if not how.icount:
-        cpio.disk(job, tmp / 'disk', DISK)
-    # When a disk answers is up to the host, and no two boots would be the same
-    initrd = make_initrd(kernel, tmp / 'initrd', job if how.icount else None)
-    more = resumed(base, kernel, initrd, tmp, how)
-    if how.room:
-        more += [
-            '-drive', f'if=none,id=room,format=raw,file={how.room}', '-device',
-            'virtio-blk-pci,drive=room'
-        ]
-    if how.net:
-        more += ['-netdev', f'user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{how.net}-:22',
+def make_machine(kernel: Kernel, tests: list[str], base: Base, options: Options,
+                 tmp: Path) -> list[str | Path]:
+    """Make disk and initramfs in tmp, and return the command for a machine that has them"""
+    job = make_job(kernel, options.tests_dir or base.b / 'selftests', tests, options.files,
+                   keep=bool(options.keep),
+                   limit=options.test_timeout or settings.number('TEST_TIMEOUT'),
+                   parameters=f'nested=1 npt={options.npt} {options.parameters}'.strip())
+    more: list[str | Path] = []
+    if options.icount:
+        # When a disk answers is up to the host, and no two boots would be the same
+        initrd = make_initrd(kernel, tmp / 'initrd', job)
+    else:
+        initrd = make_initrd(kernel, tmp / 'initrd')
+        make_disk(tmp / 'disk', job)
+    if options.can_resume and (state := saved_machine(base, kernel, initrd, tmp)):
+        more = ['-incoming', f"exec:cat '{state}'"]
+    if options.room:
+        more += ['-drive', f'if=none,id=room,format=raw,file={options.room}',
+                 '-device', 'virtio-blk-pci,drive=room']
+    if options.net:
+        more += ['-netdev', f'user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{options.net}-:22',
                  '-device', 'virtio-net-pci,netdev=net,romfile=']
-    return command(kernel, initrd, tmp / 'disk', how, *more)
+    return make_command(kernel, initrd, tmp / 'disk', options, *more)
 
 
-def serial_ports(boot: Boot, how: How) -> list[str]:
-    """Console, log, and one more, as the saved machine has them, or all of how.ports"""
-    files = [boot.console, boot.log, *(how.ports or [how.keep])]
-    return [word for f in files for word in ('-serial', f'file:{f}' if f else 'null')]
+def stop_at_failure(p: subprocess.Popen, boot: Boot) -> None:
+    """Stop the machine at the first "not ok" of its log"""
+    while not jobs.has_ended(p):
+        time.sleep(0.05)
+        tail = boot.log.read_bytes()[-4096:] if boot.log.exists() else b''
+        if re.search(rb'^not ok ', tail, re.M):
+            boot.stopped = True
+            time.sleep(0.05)	# for the reason, which is printed before or right after
+            jobs.kill(p)
 
 
 def feed(fifo: Path, live: Callable[[str], object]) -> None:
@@ -366,57 +345,63 @@ def feed(fifo: Path, live: Callable[[str], object]) -> None:
             live(line)
 
 
-def check(boot: Boot, label: str, rc: int | None, timeout: int, said: Path,
+# ---- the verdict ----
+
+def text_of(file: Path) -> str:
+    return file.read_bytes().replace(b'\r', b'').decode(errors='replace') if file.exists() else ''
+
+
+def check(boot: Boot, label: str, status: int | None, timeout: int, output: Path,
           ports: tuple[Path, ...] = ()) -> None:
-    """Fatal if the machine did not do what it should, or one in it"""
+    """Raise Misbehaved if the machine did not do what it should, or one in it, whose consoles are
+    the ports; Fatal if the emulator failed, whose exit status is None at the time limit"""
     if boot.log.exists():
         boot.log.write_bytes(boot.log.read_bytes().replace(b'\r', b''))
-    log = boot.text() if boot.log.exists() else ''
+    log = text_of(boot.log)
     consoles = [f for f in (boot.console, *ports) if f.exists()]
-    console = ''.join(f.read_text(errors='replace').replace('\r', '') for f in consoles)
-    see = f'(console: {", ".join(map(rel, consoles or [boot.console]))})'
-    bad = [m[1] for m in COMPLAINT.finditer(console) if not HARMLESS.search(m[1])]
+    console = ''.join(map(text_of, consoles))
+    complaint = next((m[1] for m in COMPLAINT.finditer(console) if not HARMLESS.search(m[1])), '')
     module = re.search(r'^# nsvm: no module (.*)', log, re.M)
-    if boot.stopped:
-        return
-    if rc is None:
-        raise Misbehaved(
-            f'{label}: no end after {timeout} s, stopped; last: {last_words(boot.console)} {see}')
-    if rc < 0 or rc > 128:
-        raise Fatal(f'{label}: QEMU was killed by signal {-rc if rc < 0 else rc - 128} {see}')
-    if rc:
-        raise Fatal(f'{label}: QEMU failed: {last_words(said)} (exit status {rc})')
-    if module:
-        reason = re.search(rf'^.*\b{module[1].split(":")[0].replace("-", "_")}: .*', console, re.M)
-        raise Misbehaved(f'{label}: a module does not load: {module[1]}' +
-                         (f'; {reason[0].split("] ")[-1]}' if reason else '') + f' {see}')
-    if bad:
-        raise Misbehaved(f'{label}: kernel: {bad[0]} {see}')
-    if '# nsvm: kernel ' not in log:
-        raise Misbehaved(
-            f'{label}: the kernel did not reach init; last: {last_words(boot.console)} {see}')
-    if '# nsvm: done' not in log:
-        raise Misbehaved(f'{label}: the machine went down in the middle of the tests; '
-                         f'last: {last_words(boot.console)} {see}')
-    if not said.read_text():
-        said.unlink()
+    last = f'last: {jobs.last_line(text_of(boot.console))}'
+    reason = ''
+    if status is None:
+        reason = f'no end after {timeout} s, stopped; {last}'
+    elif status:
+        if 0 < status <= 128:
+            raise Fatal(f'{label}: QEMU failed: {jobs.last_line(text_of(output))} '
+                        f'(exit status {status})')
+        number = -status if status < 0 else status - 128
+        raise Fatal(f'{label}: QEMU was killed by signal {number} (console: {rel(boot.console)})')
+    elif module:
+        name = module[1].split(':')[0].replace('-', '_')
+        why = re.search(rf'^.*\b{name}: .*', console, re.M)
+        reason = (f'a module does not load: {module[1]}' +
+                  (f'; {why[0].split("] ")[-1]}' if why else ''))
+    elif complaint:
+        reason = f'kernel: {complaint}'
+    elif '# nsvm: kernel ' not in log:
+        reason = f'the kernel did not reach init; {last}'
+    elif '# nsvm: done' not in log:
+        reason = f'the machine went down in the middle of the tests; {last}'
+    if reason:
+        files = ', '.join(map(rel, consoles or [boot.console]))
+        raise Misbehaved(f'{label}: {reason} (console: {files})')
+    if not output.read_text():
+        output.unlink()
 
 
 def shell(base: Base) -> None:
-    kernel = series_kernel(base)
-    tests_dir = selftests.build(base)
+    """Boot the series with all tests, and with this terminal as both serial ports"""
+    kernel, tests_dir = series_kernel(base), selftests.build(base)
     with tempfile.TemporaryDirectory(dir=base.b, prefix='shell-', suffix='.tmp') as scratch:
-        tmp = Path(scratch)
         tests = [f for f in tests_dir.iterdir() if f.name != '.stamp']
-        cpio.disk(make_job(kernel, tests_dir, ['shell'], tests, limit=0), tmp / 'disk', DISK)
-        argv = command(kernel, make_initrd(kernel, tmp / 'initrd'), tmp / 'disk',
-                       How(append='quiet'))
-        rc = subprocess.call([str(a) for a in argv] + [
-            '-chardev', 'stdio,id=tty,mux=on,signal=off', '-serial', 'chardev:tty', '-serial',
-            'null', '-mon', 'chardev=tty'
-        ], env=jobs.environment())
-    if rc:
-        raise Fatal(f'QEMU failed (exit status {rc})')
+        argv = [*make_machine(kernel, ['shell'], base, Options(append='quiet', files=tests),
+                              Path(scratch)),
+                '-chardev', 'stdio,id=tty,mux=on,signal=off', '-serial', 'chardev:tty',
+                '-serial', 'chardev:tty', '-serial', 'null', '-mon', 'chardev=tty']
+        status = subprocess.call([str(a) for a in argv], env=jobs.environment())
+    if status:
+        raise Fatal(f'QEMU failed (exit status {status})')
 
 
 def main(args: list[str]) -> int:

@@ -1,42 +1,32 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Archives for the emulated machine: an initramfs, and a job's disk"""
+"""Archives for the emulated machine: its initramfs, and a job on its disk
+
+The program cpio would need a directory with files of equal times to make the same archive twice.
+"""
 import io
-import tarfile
 from pathlib import Path
 
+# Path in the archive -> mode with file type, and content: of a file also a Path, of a link its
+# target
+Files = dict[str, tuple[int, bytes | Path]]
+DIRECTORY, FILE, PROGRAM, LINK = 0o40755, 0o100644, 0o100755, 0o120777
 
-def newc(files: dict[str, tuple[int, bytes]]) -> bytes:
-    """cpio archive as the kernel unpacks it (Documentation/driver-api/early-userspace/
-    buffer-format.rst): path -> (mode with file type, content, of a link its target)"""
+
+def newc(files: Files) -> bytes:
+    """Return the archive, in the format that the kernel unpacks.
+
+    See Documentation/driver-api/early-userspace/buffer-format.rst.
+    """
     out = io.BytesIO()
 
-    def entry(ino: int, name: str, mode: int, data: bytes) -> None:
-        fields = (ino, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
+    def write_entry(inode: int, name: str, mode: int, data: bytes) -> None:
+        fields = (inode, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
         out.write(b'070701' + b''.join(b'%08x' % f for f in fields) + name.encode() + b'\0')
         out.write(b'\0' * (-out.tell() % 4) + data)
         out.write(b'\0' * (-out.tell() % 4))
 
-    for ino, (name, (mode, data)) in enumerate(files.items(), 1):
-        entry(ino, name, mode, data)
-    entry(0, 'TRAILER!!!', 0, b'')
+    for inode, (name, (mode, content)) in enumerate(files.items(), 1):
+        write_entry(inode, name, mode,
+                    content.read_bytes() if isinstance(content, Path) else content)
+    write_entry(0, 'TRAILER!!!', 0, b'')
     return out.getvalue()
-
-
-BLOCK = 1 << 16
-
-
-def disk(files: dict[str, tuple[int, bytes | Path]], to: Path, size: int) -> None:
-    """A block that says "job" and how many follow it, and in these a tar archive of job/: path ->
-    (permissions, content); the file is of that size.  busybox's tar would read the whole disk"""
-    with open(to, 'wb') as f:
-        f.seek(BLOCK)
-        with tarfile.open(fileobj=f, mode='w', format=tarfile.USTAR_FORMAT) as archive:
-            for name, (mode, content) in files.items():
-                data = content.read_bytes() if isinstance(content, Path) else content
-                member = tarfile.TarInfo(f'job/{name}')
-                member.size, member.mode = len(data), mode
-                archive.addfile(member, io.BytesIO(data))
-        blocks = -(-f.tell() // BLOCK) - 1
-        f.truncate(max(size, (blocks + 1) * BLOCK))
-        f.seek(0)
-        f.write(b'job %d\n' % blocks)

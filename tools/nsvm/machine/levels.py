@@ -43,7 +43,7 @@ def vmm(root: Path) -> list[Path]:
             *(f for f in shared if f.exists())]
 
 
-def initrd(kernel: Kernel, to: Path, job: str, files: list[Path]) -> None:
+def write_initrd(kernel: Kernel, to: Path, job: str, files: list[Path]) -> None:
     """What runs "stack WHAT" with these files"""
     boot.make_initrd(kernel, to, boot.make_job(kernel, place.lab / 'machine', [f'stack:{job}'],
                                                files, limit=9999))
@@ -72,8 +72,8 @@ def room(base: Base, kernel: Kernel, vmms: dict[str, Path], l2: str, more: dict[
          to: Path) -> Path:
     """The first QEMU is L1's as well; kernel: of L1 and L2; l2: what that does; more: files"""
     l1_initrd, l2_initrd = to.with_suffix('.l1'), to.with_suffix('.l2')
-    initrd(kernel, l1_initrd, f'l1:{next(iter(vmms))}', [])
+    write_initrd(kernel, l1_initrd, f'l1:{next(iter(vmms))}', [])
     # What is not there is in the kernel
     modules = [f for m in distro.MORE if (f := distro.get(base) / f'modules/{m}.ko').exists()]
-    initrd(Bare(kernel.dir, kernel.label), l2_initrd, f'l2:{l2}', modules)
+    write_initrd(Bare(kernel.dir, kernel.label), l2_initrd, f'l2:{l2}', modules)
     return make(vmms, {'vmlinux': kernel.image, 'l1': l1_initrd, 'l2': l2_initrd, **more}, to)

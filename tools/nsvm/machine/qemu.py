@@ -5,8 +5,10 @@ A QEMU that can load the plugin (9.1 or later) is the installed one, or if that 
 the one of the release's backports, unpacked in build/qemu with what it needs beyond what
 is installed; nothing is installed.
 """
+import contextlib
 import re
 import shutil
+import subprocess
 import threading
 import time
 from dataclasses import dataclass
@@ -29,8 +31,8 @@ class Qemu:
     plugin: Path | None	# None: it cannot load one
 
 
-found: dict[str, Qemu] = {}
-finding = threading.Lock()
+chosen: dict[str, Qemu] = {}		# by the value of QEMU=
+choosing = threading.Lock()
 
 
 def version(binary: str) -> str:
@@ -40,14 +42,12 @@ def version(binary: str) -> str:
                   jobs.output([binary, '--version'], check=False), re.M)
     if not m:
         raise Fatal(f'{binary} --version names no version: is it QEMU?')
-    if tuple(map(int, m[1].split('.')[:2])) < (7, 2):
-        raise Fatal(f'QEMU {m[1]} is too old: 7.2 is the oldest with what this needs')
     return m[1]
 
 
 def build_plugin() -> Path:
-    source, so, log = (place.lab / 'machine/vmrun.c', place.build / 'qemu/vmrun.so',
-                       place.build / 'qemu/plugin.log')
+    source, so = place.lab / 'machine/vmrun.c', place.build / 'qemu/vmrun.so'
+    log = so.with_name('plugin.log')
     newest = max(f.stat().st_mtime for f in (source, source.with_name('qemu-plugin.h')))
     if not so.exists() or so.stat().st_mtime < newest:
         tmp = so.with_suffix('.tmp')
@@ -59,40 +59,36 @@ def build_plugin() -> Path:
 
 
 def can_load(binary: str, so: Path) -> bool:
-    """The proof is in the loading: API version and symbols are checked then"""
+    """Whether it is there, and loads the plugin: API version and symbols are checked then"""
     if not shutil.which(binary):
         return False
     p = jobs.start([binary, '-accel', 'tcg', '-machine', 'none', '-nodefaults', '-display', 'none',
                     '-monitor', 'stdio', '-plugin', f'{so},log=/dev/null'],
-                   stdin=jobs.subprocess.PIPE, stdout=jobs.subprocess.DEVNULL,
-                   stderr=jobs.subprocess.DEVNULL, text=True)
-    try:
+                   stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                   text=True)
+    with contextlib.suppress(subprocess.TimeoutExpired, BrokenPipeError):
         p.communicate('quit\n', timeout=10)
-    except (jobs.subprocess.TimeoutExpired, BrokenPipeError):
-        pass
     return jobs.finish(p, 0) == 0
 
 
 def find() -> Qemu:
-    """The one to use: with the plugin if VIEW wants it and it can be had"""
-    key = settings.QEMU
-    with finding:
-        if key not in found:
+    """Return the one to use: with the plugin if VIEW wants it and it can be had"""
+    with choosing:
+        if settings.QEMU not in chosen:
             so = build_plugin() if settings.VIEW == 'y' else None
             # The one that was fetched first: it is there because the other one cannot
-            choice = [str(place.build / 'qemu' / DEFAULT)] if settings.QEMU == DEFAULT else []
-            for binary in [*choice, settings.QEMU]:
-                if so and can_load(binary, so):
-                    found[key] = Qemu(binary, version(binary), so)
-                    break
-            else:
-                found[key] = Qemu(settings.QEMU, version(settings.QEMU), None)
-    return found[key]
+            fetched = [str(place.build / 'qemu' / DEFAULT)] if settings.QEMU == DEFAULT else []
+            able = (b for b in [*fetched, settings.QEMU] if so and can_load(b, so))
+            binary = next(able, None)
+            chosen[settings.QEMU] = Qemu(binary or settings.QEMU, version(binary or settings.QEMU),
+                                         so if binary else None)
+    return chosen[settings.QEMU]
 
 
 # ---- the one of the backports ----
 
 def fetch(d: Path) -> None:
+    """Unpack it in d/root, and write a script that starts it from there"""
     status = '\n\n'.join(r for r in read(Path('/var/lib/dpkg/status')).split('\n\n')
                          if not r.startswith('Package: qemu-'))
     suite = f'{debian.codename()}-backports'
@@ -131,7 +127,7 @@ def ensure() -> None:
         return
     try:
         fetch(d)
-        found.clear()
+        chosen.clear()
         if not find().plugin:
             say('QEMU', f'{none}, nor can that of backports')
     except Fatal as e:

@@ -8,9 +8,10 @@ Settings of the connection (port, key, jump host) are those of ~/.ssh/config.
 """
 import contextlib
 import io
+import re
 import shlex
+import subprocess
 import tarfile
-import threading
 from pathlib import Path
 from typing import Callable
 
@@ -27,12 +28,12 @@ UNPACK = (
     'head -c {size} | tar -C "$d" -xf - && $root sh "$d/remote" "$d"; rm -rf "$d"')
 
 
-def archive(files: list[Path], variables: dict[str, str]) -> bytes:
-    """remote comes last: without it, if the connection breaks, nothing is done"""
-    out = io.BytesIO()
+def pack(files: list[Path], variables: dict[str, str]) -> bytes:
+    """Return a tar archive; remote comes last: if the connection breaks before, nothing is done"""
     content = {f.name: f.read_bytes() for f in files}
     content['variables'] = ''.join(f'{k}={shlex.quote(v)}\n' for k, v in variables.items()).encode()
     content['remote'] = (place.lab / 'machine/remote').read_bytes()
+    out = io.BytesIO()
     with tarfile.open(fileobj=out, mode='w', format=tarfile.USTAR_FORMAT) as tar:
         for name, data in content.items():
             member = tarfile.TarInfo(name)
@@ -43,51 +44,46 @@ def archive(files: list[Path], variables: dict[str, str]) -> bytes:
 
 def run(ssh: list[str], host: str, files: list[Path], variables: dict[str, str], log: Path,
         live: Callable[[str], object]) -> str:
-    """What remote says, also line by line to live, and into log; Fatal if it has no end"""
-    data, said, errors = archive(files, variables), [], log.with_suffix('.ssh')
+    """Run remote on a host, with files and variables, and return what it prints.
+
+    Args:
+        ssh: the command that connects.
+        log: gets what remote prints; what ssh prints is in another file beside it.
+        live: gets each line of what remote prints.
+
+    Raises:
+        Fatal: the host refuses, or the connection broke before the end.
+    """
+    data, lines, errors = pack(files, variables), [], log.with_suffix('.ssh')
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(errors, 'w') as err, open(log, 'w', buffering=1) as out:
         p = jobs.start([*ssh, *OPTIONS, '--', host,
                         f'sh -c {shlex.quote(UNPACK.format(size=len(data)))}'],
-                       stdin=jobs.subprocess.PIPE, stdout=jobs.subprocess.PIPE, stderr=err)
-
-        def send() -> None:
-            try:
+                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err)
+        try:
+            with contextlib.suppress(OSError):	# ssh has ended, and says why
                 p.stdin.write(data)
                 p.stdin.flush()		# and stays open: to close it is the end
-            except OSError:
-                pass			# ssh has ended, and says why
-
-        sender = threading.Thread(target=send)
-        sender.start()
-        try:
             for raw in p.stdout:
                 line = raw.decode(errors='replace').replace('\r', '')
                 out.write(line)
-                said.append(line)
+                lines.append(line)
                 live(line)
                 if line == '# nsvm: done\n':
-                    p.stdin.close()
                     break
-        except BaseException:
-            jobs.kill(p)
-            raise
         finally:
+            with contextlib.suppress(OSError):
+                p.stdin.close()
             jobs.finish(p, 5)
-            sender.join()
-            for pipe in p.stdin, p.stdout:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-    text = ''.join(said)
-    refused = [line.partition('refused ')[2] for line in text.splitlines()
-               if line.startswith('# nsvm: refused ')]
+            p.stdout.close()
+    text, reason = ''.join(lines), jobs.last_line(errors.read_text())
+    refused = re.search('^# nsvm: refused (.*)', text, re.M)
     if refused:
-        raise Fatal(f'{host}: {refused[0]}')
-    why = jobs.last_line(errors.read_text())
+        raise Fatal(f'{host}: {refused[1]}')
     if '# nsvm: kernel ' not in text:
-        reason = why or jobs.last_line(text) or 'ssh says nothing'
+        reason = reason or jobs.last_line(text) or 'ssh says nothing'
         raise Fatal(f'{host}: {reason} (log: {rel(errors)})')
-    if '# nsvm: done\n' not in said:
-        raise Fatal(f'{host}: the connection broke before the end: {why or "no reason given"}; '
+    if '# nsvm: done\n' not in lines:
+        raise Fatal(f'{host}: the connection broke before the end: {reason or "no reason given"}; '
                     f'what was begun there is undone by the host (log: {rel(log)})')
     return text

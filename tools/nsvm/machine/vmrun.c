@@ -25,11 +25,6 @@
  *   P NUMBER CPU VMCB NCR3 RIP GPA
  *			#VMEXIT for a nested page fault, for the STUCK-th time since
  *			L0 last did anything about it that the CPU noticed
- *   C NUMBER CPU VMCB READ INTERCEPTS EXITCODE
- *			#VMEXIT, and the guest had READ control registers (bits)
- *			otherwise than the VMCB's INTERCEPTS of that say: for
- *			another one's reason (EXITCODE 0 to f), or not intercepted.
- *			QEMU does so: Documentation/qemu-cr-reads.md
  *   T TEXT		a line written to the serial port COM2: the tests' output
  *   E NUMBER end|limit|unreadable
  *			the end; or LINES lines were written; or there was no
@@ -47,7 +42,6 @@
 
 /* Offsets in the control area, and in the save area, which starts at 0x400 */
 enum vmcb {
-	VMCB_CR_READ		= 0x000,
 	VMCB_ASID		= 0x058,
 	VMCB_EXITCODE		= 0x070,
 	VMCB_EXITINFO1		= 0x078,	/* of EXIT_MSR: 0 RDMSR, 1 WRMSR */
@@ -62,7 +56,6 @@ enum vmcb {
 	VMCB_END		= 0x670,
 };
 
-#define EXIT_READ_CR15		0x0f	/* EXIT_READ_CR0 is 0, and so on */
 #define EXIT_MSR		0x7c
 #define EXIT_VMRUN		0x80
 #define EXIT_NPF		0x400
@@ -73,7 +66,6 @@ enum vmcb {
 static const unsigned char op_vmrun[] = { 0x0f, 0x01, 0xd8 };
 static const unsigned char op_vmload[] = { 0x0f, 0x01, 0xda };
 static const unsigned char op_outb[] = { 0xee };	/* out %al, (%dx) */
-static const unsigned char op_read_cr[] = { 0x0f, 0x20 };	/* and ModRM, mov %crN, %r64 */
 
 /* ---- State ---- */
 
@@ -95,8 +87,6 @@ static struct cpu {
 		__u64 vmcb, ncr3, rip, gpa, error;
 	} npf;			/* the last nested page fault */
 	int nr_npf;		/* how often, in a row */
-	unsigned int crs_read;	/* CRs that were read since the last VMRUN */
-	unsigned int cr;	/* the last one */
 } cpus[MAX_CPUS];
 
 /* Protects all below, and is what puts the events of all CPUs in an order. */
@@ -189,31 +179,6 @@ static void on_npf(struct cpu *c, unsigned int cpu, __u64 pa)
 		       now.rip, now.gpa);
 }
 
-/* About to happen, or to be intercepted */
-static void on_read_cr(unsigned int cpu, void *cr)
-{
-	struct cpu *c = &cpus[cpu];
-
-	if (!c->vmcb)
-		return;
-
-	c->cr = (__u64)cr;
-	c->crs_read |= 1 << c->cr;
-}
-
-/* #VMEXIT of @pa, which has been read, after a guest read CRs: the last one may be why */
-static void check_crs_read(struct cpu *c, unsigned int cpu, __u64 pa)
-{
-	__u64 code = bytes_at(c, VMCB_EXITCODE, 8), intercepts = bytes_at(c, VMCB_CR_READ, 2);
-	bool exited = code <= EXIT_READ_CR15;
-	__u64 missed = c->crs_read & ~((__u64)exited << c->cr) & intercepts;
-
-	if (missed || (exited && code != c->cr))
-		record("C %llu %u %llx %x %llx %llx\n", c->number, cpu, pa, c->crs_read,
-		       intercepts, code);
-	c->crs_read = 0;
-}
-
 static void on_vmrun(unsigned int cpu, void *next)
 {
 	struct cpu *c = &cpus[cpu];
@@ -261,8 +226,6 @@ static void on_resume(unsigned int cpu, void *addr)
 	code = bytes_at(c, VMCB_EXITCODE, 8);
 
 	pthread_mutex_lock(&lock);
-	if (c->crs_read)
-		check_crs_read(c, cpu, pa);
 	if (code == EXIT_MSR && (__u32)rcx == MSR_IA32_PAT)
 		record("M %llu %u %llx %c %llx %016llx\n", c->number, cpu, pa,
 		       bytes_at(c, VMCB_EXITINFO1, 8) ? 'w' : 'r',
@@ -312,10 +275,9 @@ static void translate_insn(struct qemu_plugin_insn *insn)
 {
 	void (*cb)(unsigned int cpu, void *data) = NULL;
 	__u64 addr = qemu_plugin_insn_vaddr(insn);
-	unsigned char op[4];
+	unsigned char op[sizeof(op_vmrun)];
 	size_t len = qemu_plugin_insn_data(insn, op, sizeof(op));
-	size_t rex = len && (op[0] & 0xf0) == 0x40;
-	__u64 next = addr + len, data = next;
+	__u64 next = addr + len;
 
 	if (follows_vmrun(addr))
 		qemu_plugin_register_vcpu_insn_exec_cb(insn, on_resume, QEMU_PLUGIN_CB_R_REGS,
@@ -329,14 +291,11 @@ static void translate_insn(struct qemu_plugin_insn *insn)
 		cb = on_vmload;
 	} else if (len == sizeof(op_outb) && !memcmp(op, op_outb, len)) {
 		cb = on_outb;
-	} else if (len == rex + 3 && !memcmp(op + rex, op_read_cr, sizeof(op_read_cr))) {
-		data = (op[rex + 2] >> 3 & 7) | (rex ? (op[0] & 4) << 1 : 0);
-		cb = on_read_cr;
 	}
 
 	if (cb)
 		qemu_plugin_register_vcpu_insn_exec_cb(insn, cb, QEMU_PLUGIN_CB_R_REGS,
-						       (void *)data);
+						       (void *)next);
 }
 
 static void translate(__u64 id, struct qemu_plugin_tb *tb)

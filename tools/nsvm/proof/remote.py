@@ -33,37 +33,20 @@ NOTHING = 4
 
 
 def sections(log: str) -> dict[str, str]:
-    """What the tests said, on each kernel"""
+    """Return what the tests printed, on each kernel"""
     parts = re.split(r'^# nsvm: run (\w+)\n', log, flags=re.M)
     return dict(zip(parts[1::2], parts[2::2]))
 
 
-def facts(log: str) -> list[str]:
-    """The machine: CPU, kernel, parameters of kvm_amd"""
-    return [need_match(rf'^# nsvm: {fact} ?(.*)$', log, f'the host does not say its {fact}').strip()
-            for fact in ('cpu', 'kernel', 'kvm_amd')]
-
-
-class Progress:
-    """A line for each test as it ends"""
-
-    def __init__(self, host: str) -> None:
-        self.host, self.text, self.label = host, '', ''
-
-    def __call__(self, line: str) -> None:
-        self.text = line if line.startswith('# nsvm: begin ') else self.text + line
-        if line.startswith('# nsvm: run '):
-            self.label = line.split()[-1]
-        if line.startswith('# nsvm: end '):
-            *cases, whole = ktap.cases(self.text)
-            count = [f'{sum(c.verdict == v for c in cases or [whole])} {v}'
-                     for v in ('ok', 'not ok', 'skip')]
-            say('TEST', f'{self.host}, {self.label}: {whole.test}: {", ".join(count)} '
-                f'({whole.ms / 1000:.1f} s)')
+def show_progress(host: str, line: str) -> None:
+    """Print a line for each test as it ends"""
+    m = re.match(r'# nsvm: end (\S+) rc=(\d+) ms=(\d+)', line)
+    if m:
+        say('TEST', f'{host}: {m[1]}: exit status {m[2]} ({int(m[3]) / 1000:.1f} s)')
 
 
 def ticks(figures: dict[str, dict[str, bench.Row]]) -> str:
-    """Least and median of each operation; what the last kernel takes more than the first"""
+    """Return a table: least and median of each operation; what the last kernel takes more"""
     first, last = list(figures.values())[0], list(figures.values())[-1]
     more = '      more' if len(figures) > 1 else ''
     out = [f'    {"ticks of the TSC: least, median":<36} ' +
@@ -75,38 +58,51 @@ def ticks(figures: dict[str, dict[str, bench.Row]]) -> str:
     return '\n'.join(out)
 
 
+def describe(host: str, log: str) -> str:
+    """Return the CPU of a host, its kernel, and the parameters of kvm_amd"""
+    cpu, kernel, parameters = (
+        need_match(rf'^# nsvm: {fact} ?(.*)$', log, f'the host does not say its {fact}').strip()
+        for fact in ('cpu', 'kernel', 'kvm_amd'))
+    kernel = re.sub(r' \(.*\) #', ' #', kernel)
+    return f'\n  {host}: {cpu}\n  {kernel}\n  kvm_amd {parameters}\n'
+
+
+def judge(stock: list[ktap.Case], cases: list[ktap.Case], label: str) -> tuple[int, str, str]:
+    """Return exit status, table and verdict; stock: the cases on the host's own module, if ours,
+    which has that label, was tested as well"""
+    table, good = ktap.table(ktap.rows(stock, cases), label)
+    kvm, verdicts = 'the series' if stock else 'its KVM', {c.verdict for c in cases}
+    if 'ok' not in verdicts:
+        return 1 if 'not ok' in verdicts else NOTHING, table, 'nothing was tested'
+    return int(not good), table, f'{kvm} {"does what it should" if good else "fails"}'
+
+
 def on_host(base: Base, host: str, files: list[Path], variables: dict[str, str],
             measure: bool) -> int:
+    """Run the tests or the benchmark on a host, print what comes of it, return the exit status"""
     name = re.sub(r'[^A-Za-z0-9.@-]+', '_', host)
     log = ssh.run(settings.given.get('SSH', 'ssh').split(), host, files, variables,
-                  base.results / f'remote-{name}.log', Progress(host))
+                  base.results / f'remote-{name}.log', lambda line: show_progress(host, line))
     lost = re.search(r'^# nsvm: not restored (.*)', log, re.M)
     if lost:
         raise Fatal(
             f'{host}: still has our module ({lost[1]}): as root, rmmod kvm_amd; modprobe kvm_amd')
-    by_section = {label: ktap.cases(text) for label, text in sections(log).items()}
-    put(base.results / f'remote-{name}.ktap', ktap.nested(by_section))
-    cpu, kernel, parameters = facts(log)
-    kernel = re.sub(r' \(.*\) #', ' #', kernel)
-    head = f'\n  {host}: {cpu}\n  {kernel}\n  kvm_amd {parameters}\n'
-    *before, (label, cases) = by_section.items()
-    if measure and all(c.verdict == 'ok' for cases in by_section.values() for c in cases
+    by_label = {label: ktap.cases(text) for label, text in sections(log).items()}
+    put(base.results / f'remote-{name}.ktap', ktap.nested(by_label))
+    head = describe(host, log)
+    if measure and all(c.verdict == 'ok' for cases in by_label.values() for c in cases
                        if not c.case):
-        text = head + '\n' + ticks({label: bench.parse(text)
+        text = f'{head}\n' + ticks({label: bench.parse(text)
                                     for label, text in sections(log).items()}) + '\n'
         put(base.results / f'remote-{name}-bench.txt',
             f'    On {time.strftime("%Y-%m-%d")}\n{text}')
         print(text, flush=True)
         return 0
-    text, good = ktap.table(ktap.rows(before[0][1] if before else [], cases), label)
-    nothing = not any(c.verdict == 'ok' for c in cases)
-    subject = 'the series' if before else 'its KVM'
-    verdict = f'{subject} {"does what it should" if good else "fails"}'
-    print(f'{head}{text}\n  {host}: {"nothing was tested" if nothing else verdict}. '
-          f'{elapsed(begun)} in all; results: {rel(base.results)}/remote-{name}.ktap', flush=True)
-    if nothing and not any(c.verdict == 'not ok' for c in cases):
-        return NOTHING
-    return 0 if good else 1
+    *stock, (label, cases) = by_label.items()
+    status, table, verdict = judge(stock[0][1] if stock else [], cases, label)
+    print(f'{head}{table}\n  {host}: {verdict}. {elapsed(begun)} in all; '
+          f'results: {rel(base.results)}/remote-{name}.ktap', flush=True)
+    return status
 
 
 def main(args: list[str]) -> int:

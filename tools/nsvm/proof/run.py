@@ -116,14 +116,9 @@ def run_stock_alone(base: Base, kernel: Kernel) -> int:
 
 
 def prepare(base: Base) -> Kernel:
-    """Source, tests, the stock kernel, and a saved machine of it"""
+    """Make the source and the tests, and return the stock kernel"""
     jobs.together(lambda: tree.make(base), qemu.ensure)
-
-    def machine() -> Kernel:
-        kernel = kernels.stock_kernel(base)
-        boot.save(base, kernel)
-        return kernel
-    return jobs.together(machine, lambda: selftests.build(base))[0]
+    return jobs.together(lambda: kernels.stock_kernel(base), lambda: selftests.build(base))[0]
 
 
 def view_of(base: Base, label: str) -> vmruns.Check | None:

@@ -173,8 +173,6 @@ class Machine:
                          test_timeout=limit, ports=tuple(results / f'{label}.{level}.console'
                                                          for level in ('l1', 'l2')))
         say('STACK', f'{label}: {check.vmruns} VMRUNs ({elapsed(ticker.start)})')
-        if check.emulator:
-            say('STACK', check.emulator)
         return watch, check, b.text()
 
 

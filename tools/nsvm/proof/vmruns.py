@@ -19,9 +19,6 @@ repair   What L0 does about a nested page fault is seen by the CPU: no guest has
          says nothing: L0 may keep the tables of L1 while L2 has others, or share them.)
 npt=0    A VMCB without NP_ENABLE has no g_pat: all have the same value.
 
-If the emulator did not intercept a guest's reads of control registers as the VMCB says, a line says
-how often.  That is QEMU's mistake and no verdict: Documentation/qemu-cr-reads.md.
-
 And a figure that is no verdict: how many VMRUNs had VMCB_NPT dirty although nothing of
 it changed since the last VMRUN of that VMCB on that CPU.  Those with all bits dirty (the
 first one, another CPU, restored state) are not counted.
@@ -87,7 +84,6 @@ class Check:
         self.needless = 0		# VMRUNs with VMCB_NPT dirty for nothing
         # Accesses of IA32_PAT by guests: seen; compared, successful and failed
         self.accesses = self.done = self.refused = 0
-        self.cr_reads = 0	# VMRUNs in which the emulator intercepts them against the VMCB
         self.over = False	# a boot's log has no proper end, those after it are not looked at
         self.no_pat = ''		# g_pat of the first VMRUN without NP_ENABLE
         self.tests = ['']		# as they began
@@ -116,8 +112,6 @@ class Check:
             case ['P', n, _, vmcb, ncr3, rip, gpa]:
                 self.error(n, f'the page fault for {gpa} at RIP {rip} is not repaired at nCR3 '
                            f'{ncr3} of VMCB {vmcb}')
-            case ['C', *_]:
-                self.cr_reads += 1
             case ['T', '#', 'nsvm:', 'begin', test, *_]:
                 self.tests.append(test)
                 self.case = test
@@ -221,21 +215,15 @@ class Check:
             text += f'; {self.bad.total()} errors in {len(self.bad)} cases'
         return text
 
-    @property
-    def emulator(self) -> str:
-        """What of this is no mistake of the kernel"""
-        return ('QEMU did not intercept the guest\'s reads of control registers as asked, in '
-                f'{self.cr_reads} VMRUNs: Documentation/qemu-cr-reads.md') if self.cr_reads else ''
-
     def text(self, all: bool = False) -> str:
-        """A line each: errors, or one for each of ten cases; why; figures; the emulator"""
+        """A line each: errors, or one for each of ten cases; why; figures"""
         first: dict[str, Error] = {}
         for e in self.errors:
             first.setdefault(e.case, e)
         lines = [f'{e.case}: VMRUN {e.vmrun}: {e.text}'
                  for e in (self.errors if all else list(first.values())[:10])]
         return '\n'.join(f'{self.label}: {line}'
-                         for line in [*lines, self.why, self.figures, self.emulator] if line)
+                         for line in [*lines, self.why, self.figures] if line)
 
 
 def check(lines: Iterable[str], label: str) -> Check:

@@ -7,19 +7,14 @@ selftest and documents are built, in build/<base>/check.  fast: the checks that 
 most and need no complete source.  am: only apply the patches.  list: print the names.
 
 Prints a line for each check: the verdict; the number of each patch that passes, x for one that
-does not; what was seen; on failure the log; the time.  results/check.ktap has the same as KTAP.
-A result is kept until something that it depends on changes ("kept" is printed instead of the
-time); AGAIN=1 checks again.  An interrupted run continues where it stopped.
+does not; a remark; on failure the log; the time.  results/check.ktap has the same as KTAP.
 
-A check is a file checks/NAME (POSIX sh) or checks/NAME.py.  Comments at its top are
+A check is a file checks/NAME (POSIX sh) or checks/NAME.py.  A comment at its top is
   GROUP: title (each|whole[, fast])   GROUP: first words of a heading in GROUPS; title: its name in
                  the table; each, whole: whether it checks each patch or the whole series
-  depends: WHAT  what its result depends on, besides the patches, the base, the versions of TOOLS,
-                 this file, checks/lib.sh and itself: files and directories of patches/<base> or of
-                 the repository; "kernel" is that of the series, with the QEMU that boots it
 It runs in its own process.  sh: "NAME FILE"; FILE assigns the variables of write().  Exit status 0,
-1 (failed) or 4 (skip); the last line "seen: TEXT" of its output goes into the table.  Python:
-check(series, n) returns that text; n is the patch, or the last one.  It raises Fatal(text) if it
+1 (failed) or 4 (skip); the last line "seen: TEXT" of its output is the remark.  Python:
+check(series, n) returns the remark; n is the patch, or the last one.  It raises Fatal(remark) if it
 fails, with status 3 for a skip.
 
 Exit status: 0 if nothing failed, else 1.
@@ -29,24 +24,20 @@ import re
 import shlex
 import shutil
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from kernel import kernels
 from lib import jobs, ktap
 from lib.base import Base, digest, git, git_ok, put, read
-from lib.say import Fatal, Ticker
+from lib.say import Fatal, Ticker, elapsed
 from lib.settings import place, rel, settings
-from machine import qemu
 from source import apply as source_apply
 from source import package
 from source import tree as source_tree
 
 GROUPS = ('The mails', 'Code', 'Configurations (arch/x86/kvm, gcc, W=1, KVM_WERROR)',
           'User-space ABI', 'The selftest', 'Documents')
-TOOLS = ('gcc', 'g++', 'clang', 'ld', 'ld.lld', 'make', 'sparse', 'spatch', 'sphinx-build',
-         'pahole', 'abidiff', 'perl', 'python3')
 CHECKS = Path(__file__).parent / 'checks'
 SKIP, NOT_HERE = 4, 3	# exit status of a check, status of a Fatal
 
@@ -77,29 +68,27 @@ class Series:
         return self.base.dir / self.base.series()[n - 1 - self.n]
 
     def kernel(self) -> kernels.Kernel:
-        """What is in src, with edits, if anything is"""
+        """Return the kernel of src, with edits, if there are any"""
         if self.base.worktree() == self.base.git('rev-parse', 'base^{tree}'):
             source_tree.make_series(self.base)
         return kernels.series_kernel(self.base)
 
     def sh(self, script: str) -> None:
-        """Run that with lib.sh; ends the check if it fails"""
+        """Run that with lib.sh, and end the check if it fails"""
         sys.stdout.flush()
-        rc = jobs.finish(
+        status = jobs.finish(
             jobs.start(['sh', '-euc', f'. "$0"\n{script}', CHECKS / 'lib.sh', self.work / 'this']))
-        if rc:
-            raise SystemExit(SKIP if rc == SKIP else 1)
+        if status:
+            raise SystemExit(SKIP if status == SKIP else 1)
 
-
-def write(series: Series, n: int, before: int) -> Path:
-    """For a check in sh: the repository, the tree to work in, commits of the base and of the
-    series; what this check is about: a patch, its commit and the one before, or all of the
-    series"""
-    values = {'top': place.top, 'tree': series.tree, 'work': series.work, 'base': series.commits[0],
-              'last': series.commits[-1], 'before': series.commits[before],
-              'commit': series.commits[n], 'patch': series.patch(n) if n else ''}
-    put(series.work / 'this', ''.join(f'{k}={shlex.quote(str(v))}\n' for k, v in values.items()))
-    return series.work / 'this'
+    def write(self, n: int, before: int) -> Path:
+        """Write for a check in sh: the repository, the tree to work in, commits of the base and of
+        the series; a patch, its commit and the one before, or all of the series"""
+        values = {'top': place.top, 'tree': self.tree, 'work': self.work, 'base': self.commits[0],
+                  'last': self.commits[-1], 'before': self.commits[before],
+                  'commit': self.commits[n], 'patch': self.patch(n) if n else ''}
+        put(self.work / 'this', ''.join(f'{k}={shlex.quote(str(v))}\n' for k, v in values.items()))
+        return self.work / 'this'
 
 
 @dataclass
@@ -109,96 +98,48 @@ class Check:
     group: int
     each: bool
     fast: bool
-    depends: list[str]
 
     @property
     def name(self) -> str:
         return self.file.stem
 
     def log(self, n: int, series: Series) -> Path:
-        return series.base.logs / f'check-{self.name}{f"-{n}" if self.each else ""}.log'
+        return series.base.logs / f'check-{self.name}{f"-{n}" * self.each}.log'
 
 
-def all_checks() -> list[Check]:
+def read_checks() -> list[Check]:
     groups = [g.partition(' (')[0] for g in GROUPS]
-    head, checks = (rf'^# ({"|".join(groups)}): (.*) \((each|whole)(, fast)?\)\n'
-                    r'(?:# depends: (.*))?'), []
-    for file in (f for f in CHECKS.iterdir() if f.is_file() and f.name[0] != '.'
-                 and f.name != 'lib.sh'):
-        m = re.search(head, read(file), re.M)
+    head = re.compile(rf'^# ({"|".join(groups)}): (.*) \((each|whole)(, fast)?\)$', re.M)
+    checks = []
+    for file in CHECKS.iterdir():
+        if not file.is_file() or file.name[0] == '.' or file.name == 'lib.sh':
+            continue
+        m = head.search(read(file))
         if not m:
             raise Fatal(f'{rel(file)} does not say what it is, see review/check.py')
-        checks.append(Check(file, m[2], groups.index(m[1]), m[3] == 'each', bool(m[4]),
-                            (m[5] or '').split()))
+        checks.append(Check(file, m[2], groups.index(m[1]), m[3] == 'each', bool(m[4])))
     return sorted(checks, key=lambda c: (c.group, c.name))
-
-
-# ---- what a result depends on ----
-
-def common_key() -> str:
-    tools = [*TOOLS, *sorted(map(str, Path('/usr/bin').glob('clang-[0-9]*')))]
-    versions = dict(jobs.each(lambda t: jobs.output([t, '--version'], check=False)
-                              if shutil.which(t) else '', tools))
-    return digest(*(f'{t} {versions[t]}' for t in tools), Path(__file__), CHECKS / 'lib.sh')
-
-
-def contents(path: Path) -> list[Path | str]:
-    files = [path] if path.is_file() else [f for f in path.rglob('*') if f.is_file()
-                                           and f.suffix != '.pyc']
-    return [part for f in sorted(files) for part in (str(f.relative_to(path.parent)), f)]
-
-
-def key(check: Check, n: int, series: Series, common: str) -> str:
-    parts: list[Path | str] = [common, check.file, series.commits[0]]
-    if check.file.suffix:
-        parts += contents(place.lab / 'lib')
-    if check.each:
-        parts += [series.patch(n),
-                  *(series.git('rev-parse', f'{c}^{{tree}}') for c in series.commits[n - 1:n + 1])]
-    else:
-        parts.append(series.base.series_id())
-    for source in check.depends:
-        if source == 'kernel':
-            parts += [series.kernel().id, qemu.find().version]
-        else:
-            parts += [source, *contents(series.base.dir / source), *contents(place.top / source)]
-    return digest(*parts)
 
 
 # ---- one check ----
 
-def once(check: Check, n: int, series: Series, common: str) -> tuple[str, str, float | None]:
-    """Do it, or take what is kept: verdict, what was seen, seconds (None: it was kept)"""
-    stamp = series.work / f'kept/{check.name}.{n if check.each else "all"}'
-    log = check.log(n, series)
-    try:
-        now = key(check, n, series, common)
-    except Fatal as e:
-        put(log, f'{e}\n')
-        return 'skip' if e.status == NOT_HERE else 'not ok', str(e), 0
-    was = read(stamp).split('\n')
-    if was[0] == now and settings.given.get('AGAIN') != '1':
-        return was[1], was[2], None
-    stamp.unlink(missing_ok=True)
-    begin, this = time.monotonic(), write(series, n, n - 1 if check.each else 0)
+def once(check: Check, n: int, series: Series) -> tuple[str, str]:
+    """Do it, and return verdict and remark"""
+    log, this = check.log(n, series), series.write(n, n - 1 if check.each else 0)
     argv = ['sh', check.file, this]
     if check.file.suffix:
         argv = [place.lab / 'nsvm', 'check', 'one', check.name, series.tree, str(n),
                 *series.commits, *settings.arguments()]
-    rc = jobs.call(argv, log)
-    took = time.monotonic() - begin
-    seen = (re.findall(r'^seen: (.*)$', log.read_text(errors='replace'), re.M) or [''])[-1]
-    if rc not in (0, SKIP):
-        error = jobs.first_error(log, rc)
-        error = error.replace(f'{series.tree}/', '').replace(f'{place.top}/', '')
-        return 'not ok', seen or error, took
-    verdict = 'skip' if rc else 'ok'
-    put(stamp, f'{now}\n{verdict}\n{seen}\n')
-    return verdict, seen, took
+    status = jobs.call(argv, log)
+    remark = (re.findall(r'^seen: (.*)$', log.read_text(errors='replace'), re.M) or [''])[-1]
+    if status in (0, SKIP):
+        return 'skip' if status else 'ok', remark
+    error = jobs.first_error(log, status)
+    return 'not ok', remark or error.replace(f'{series.tree}/', '').replace(f'{place.top}/', '')
 
 
 def one(name: str, tree: str, n: str, *commits: str) -> int:
-    """The process of a check in Python"""
+    """Be the process of a check in Python"""
     series = Series(Base(), Path(tree), list(commits))
     try:
         print(f'seen: {importlib.import_module(f"review.checks.{name}").check(series, int(n))}')
@@ -208,27 +149,26 @@ def one(name: str, tree: str, n: str, *commits: str) -> int:
     return 0
 
 
-def do(check: Check, series: Series, common: str, report: ktap.Report) -> None:
-    with Ticker('CHECK', check.title):
-        results = {n: once(check, n, series, common)
+def do(check: Check, series: Series, report: ktap.Report) -> None:
+    with Ticker('CHECK', check.title) as ticker:
+        results = {n: once(check, n, series)
                    for n in (range(1, series.n + 1) if check.each else [series.n])}
-    failed = [n for n, (verdict, _, _) in results.items() if verdict == 'not ok']
-    marks = ''.join('x' if n in failed else str(n % 10) for n in results) if check.each else ''
-    done = [took for _, _, took in results.values() if took is not None]
-    verdict = 'not ok' if failed else min((verdict for verdict, _, _ in results.values()),
+    failed = [n for n, (verdict, _) in results.items() if verdict == 'not ok']
+    marks = ''.join('x' if n in failed else str(n % 10) for n in results) * check.each
+    verdict = 'not ok' if failed else min((verdict for verdict, _ in results.values()),
                                           default='ok')
-    seen = next((seen for _, seen, _ in results.values() if seen), '')
+    remark = next((remark for _, remark in results.values() if remark), '')
     if failed:
         n = failed[0]
-        seen = f'{f"{n}: " if check.each else ""}{results[n][1]} (log: {rel(check.log(n, series))})'
-    when = f'({sum(done):.1f} s)' if done else '(kept)'
-    report.item(verdict, check.title, ' '.join(filter(None, (marks, seen, when))))
+        remark = f'{f"{n}: " * check.each}{results[n][1]} (log: {rel(check.log(n, series))})'
+    report.item(verdict, check.title,
+                ' '.join(filter(None, (marks, remark, f'({elapsed(ticker.start)})'))))
 
 
 # ---- the patches ----
 
 def part(base: Base) -> Path:
-    """What src has of the base, in a worktree of its own, for checks that are fast"""
+    """Return a worktree of what src has of the base, for checks that are fast"""
     tree = base.b / 'check/part'
     if not (tree / '.git').exists() or not git_ok(tree, 'rev-parse', 'HEAD'):
         shutil.rmtree(tree, ignore_errors=True)
@@ -240,19 +180,20 @@ def part(base: Base) -> Path:
 
 
 def apply(base: Base, tree: Path) -> Series:
-    """What git am makes of them, as of someone without any setting"""
+    """Return the series, as git am applies it for someone without any setting"""
     # A worktree of src has its tag base, another repository that of the source
     commit = base.root() if (tree / '.git').is_file() else git(tree, 'rev-parse', 'base^{commit}')
     file, todo = base.b / f'check/{tree.name}.applied', source_apply.patches(*base.before, base)
-    of, commits = digest(commit, *(b.series_id() for b in (*base.before, base))), read(file).split()
-    if commits[:1] != [of]:
+    made_of = digest(commit, *(b.series_id() for b in (*base.before, base)))
+    commits = read(file).split()
+    if commits[:1] != [made_of]:
         applied = source_apply.apply_in(base, tree, todo, commit)
         source_apply.need_strict(
             base, package.kernel_version(git(tree, 'show', f'{commit}:Makefile')), applied)
         git(tree, 'update-ref', 'refs/nsvm/check', applied.commit)
         every = [commit, *git(tree, 'rev-list', '--reverse', f'{commit}..{applied.commit}').split()]
         count = sum(name not in applied.left_out for name in base.series())
-        commits = [of, *every[-count - 1:]]
+        commits = [made_of, *every[-count - 1:]]
         put(file, '\n'.join(commits) + '\n')
     return Series(base, tree, commits[1:])
 
@@ -260,7 +201,7 @@ def apply(base: Base, tree: Path) -> Series:
 def main(args: list[str]) -> int:
     if args[:1] == ['one']:
         return one(*args[1:])
-    checks = all_checks()
+    checks = read_checks()
     if args == ['list']:
         print('\n'.join(f'  {c.name:<18} {c.title}' for c in checks))
         return 0
@@ -280,10 +221,9 @@ def main(args: list[str]) -> int:
     except Fatal as e:
         report.item('not ok', title, f'{e} (log: {rel(base.logs / "am.log")})')
         wanted = []
-    common = common_key() if wanted else ''
     for c in wanted:
         if c.group != group:
             report.group(GROUPS[c.group])
             group = c.group
-        do(c, applied[c.fast], common, report)
+        do(c, applied[c.fast], report)
     return ktap.finish(report)

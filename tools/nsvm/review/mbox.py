@@ -36,18 +36,17 @@ def argument(name: str, otherwise: str = '') -> str:
 
 
 def sender() -> str:
-    """The user's own git identity"""
-    argv = ['git', '-C', place.patches, '-c', 'user.useConfigOnly=true', 'var',
-            'GIT_COMMITTER_IDENT']
-    who = jobs.output(argv, check=False)
-    if not who:
+    """Return the user's own git identity"""
+    identity = jobs.output(['git', '-C', place.patches, '-c', 'user.useConfigOnly=true', 'var',
+                            'GIT_COMMITTER_IDENT'], check=False)
+    if not identity:
         raise Fatal("git knows no name and address of yours: git config --global user.name '...', "
                     "and user.email")
-    return who[:who.rindex('>') + 1]
+    return identity[:identity.rindex('>') + 1]
 
 
 def subject_prefix() -> tuple[int, str]:
-    """Version, and what is in the brackets before n/m"""
+    """Return the version, and what is in the brackets before n/m"""
     version, prefix = argument('VERSION', '1'), argument('PREFIX', 'PATCH')
     if not re.fullmatch('[1-9][0-9]*', version):
         raise Fatal(f'V={version} is no version: V=4 makes [PATCH v4 0/8]')
@@ -57,8 +56,8 @@ def subject_prefix() -> tuple[int, str]:
     return int(version), prefix if version == '1' else f'{prefix} v{version}'
 
 
-def news(base: Base, version: int) -> str:
-    """What goes between the text of the cover letter and its list of patches"""
+def list_changes(base: Base, version: int) -> str:
+    """Return what goes between the text of the cover letter and its list of patches"""
     entries = re.split(r'^v([0-9]+):.*\n', read(base.dir / 'changes'), flags=re.M)
     changes = {int(v): re.sub(r'\n{2,}', '\n', text.strip('\n'))
                for v, text in zip(entries[1::2], entries[2::2])}
@@ -73,15 +72,22 @@ def news(base: Base, version: int) -> str:
     return ''.join(parts)
 
 
-def prerequisites(base: Base) -> str:
-    """The lines that git puts at the end of what is to be sent"""
+def describe_base(base: Base) -> str:
+    """Return the lines that say on what the series is, as git format-patch writes them"""
     text = base.git('format-patch', '--stdout', f'--base={base.root()}', f'{base.commit()}..HEAD')
-    return '\n'.join(re.findall('^(?:base-commit|prerequisite-patch-id): .*', text, re.M))
+    lines = re.findall('^(?:base-commit|prerequisite-patch-id): .*', text, re.M)
+    if not base.linux:
+        _, package, version = read(base.src / '.git/nsvm-source').split()[:3]
+        lines.insert(0, f'base-tree: {base.project()} {base.key("kernel")} '
+                     f'(Debian {package} {version})')
+    return '\n'.join(lines)
 
 
-def mails(base: Base, salt: str = '') -> dict[str, str]:
-    """File name -> mail; another salt makes other message ids.  Only the header, the sign-off
-    and, in the cover letter, the places named above differ from patches/"""
+def make_mails(base: Base, salt: str = '') -> dict[str, str]:
+    """Return file name -> mail; another salt makes other message ids.
+
+    Only the header, the sign-off and, in the cover letter, the places named above differ from
+    patches/."""
     version, prefix = subject_prefix()
     base.series_id()	# all files are there
     files = {name: read(base.dir / name) for name in (LETTER, *base.series())}
@@ -94,11 +100,10 @@ def mails(base: Base, salt: str = '') -> dict[str, str]:
     domain = (re.findall(r'^From: [^<]*<[^>]*@(.*)>', letter, re.M) or ['localhost'])[0]
     ids = [f'<{change_id[1]}-v{version}-{n}-{digest(prefix, salt, text)[:12]}@{domain}>'
            for n, text in enumerate(files.values())]
-    trailer = ['--trailer', f'Signed-off-by: {sender()}'] if argument('SIGNOFF') == '1' else []
     for n, (name, text) in enumerate(files.items()):
-        if n and trailer:
+        if n and argument('SIGNOFF') == '1':
             text = jobs.output(['git', 'interpret-trailers', '--if-exists', 'addIfDifferent',
-                                *trailer], input=text)
+                                '--trailer', f'Signed-off-by: {sender()}'], input=text)
         header, body = text.split('\n\n', 1)
         header = header.replace('\n ', ' ')	# b4 0.12 on Python 3.11 fails on folded lines
         header = re.sub(r'^Subject: \[.*?\] *',
@@ -106,14 +111,10 @@ def mails(base: Base, salt: str = '') -> dict[str, str]:
         header += f'\nMessage-ID: {ids[n]}'
         if n:
             header += f'\nIn-Reply-To: {ids[0]}\nReferences: {ids[0]}'
-        if not n:
-            more, where = news(base, version), prerequisites(base)
-            if not base.linux:
-                package = read(base.src / '.git/nsvm-source').split()
-                where = (f'base-tree: {base.project()} {base.key("kernel")} '
-                         f'(Debian {package[1]} {package[2]})\n{where}')
-            body = re.sub(r'^\S.* \([0-9]+\):$', lambda m: more + m[0], body, 1, re.M)
-            body = re.sub('^base-tree: .*', lambda m: where, body, 1, re.M)
+        else:
+            changes, base_lines = list_changes(base, version), describe_base(base)
+            body = re.sub(r'^\S.* \([0-9]+\):$', lambda m: changes + m[0], body, 1, re.M)
+            body = re.sub('^base-tree: .*', lambda m: base_lines, body, 1, re.M)
         made[name] = f'{header}\n\n{body}'
     return made
 
@@ -121,7 +122,7 @@ def mails(base: Base, salt: str = '') -> dict[str, str]:
 def main(args: list[str]) -> int:
     base = Base()
     base.need_tree()
-    made, version = mails(base), subject_prefix()[0]
+    made, version = make_mails(base), subject_prefix()[0]
     out = base.b / ('series.mbox' if version == 1 else f'series-v{version}.mbox')
     put(out, ''.join(f'{text}\n' for text in made.values()))
     say('MBOX', f'{len(made) - 1} patches and a cover letter: {rel(out)}')

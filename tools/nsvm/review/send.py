@@ -30,7 +30,7 @@ from lib.base import Base, git, git_ok, put, read
 from lib.say import Fatal, say, say_error
 from lib.settings import place, rel
 from proof import tested
-from review.mbox import LETTER, argument, mails, sender
+from review.mbox import LETTER, argument, make_mails, sender
 
 # Of each project, what the one who sends has to know: file, what it is about
 RULES = {'Linux': [
@@ -42,8 +42,8 @@ RULES = {'Linux': [
 ASK = ['scripts/get_maintainer.pl', '--nogit', '--nogit-fallback', '--norolestats']
 
 
-def against(base: Base, made: dict[str, str], who: str) -> list[str]:
-    """What is in the way, a line each"""
+def find_obstacles(base: Base, made: dict[str, str], who: str) -> list[str]:
+    """Return what is in the way, a line each"""
     reasons = [f'this waits for {cause}' for cause in base.keys('waits')]
     unsigned = [name for name, text in made.items() if name != LETTER
                 and f'Signed-off-by: {who}' not in text.partition('\n---\n')[0].splitlines()]
@@ -72,24 +72,25 @@ def against(base: Base, made: dict[str, str], who: str) -> list[str]:
     return reasons
 
 
-def reports(made: dict[str, str]) -> dict[str, str]:
-    """Of the mails of a series, those that go to its maintainers before any list"""
-    about, mails = dict(re.findall(r'^Patch (\d+): ((?:.+\n)+)', made[LETTER], re.M)), {}
+def make_reports(made: dict[str, str]) -> dict[str, str]:
+    """Return the mails of a series that go to its maintainers before any list"""
+    paragraphs = dict(re.findall(r'^Patch (\d+): ((?:.+\n)+)', made[LETTER], re.M))
+    reported = {}
     for n, (name, text) in enumerate(made.items()):
-        if name == LETTER or all(file.startswith('tools/testing/')
-                                 for file in re.findall(r'^diff --git a/(\S+)', text, re.M)):
-            continue
-        if str(n) not in about:
+        files = re.findall(r'^diff --git a/(\S+)', text, re.M)
+        if all(file.startswith('tools/testing/') for file in files):
+            continue		# the cover letter, or a test
+        if str(n) not in paragraphs:
             raise Fatal(f'the cover letter has no paragraph "Patch {n}: ..." for {name}: versions, '
                         'conditions, reproducer')
         text = re.sub(r'^(Subject: \[.*?) \d+/\d+\]', r'\1]', text, count=1, flags=re.M)
         text = re.sub(r'^(?:In-Reply-To|References): .*\n', '', text, flags=re.M)
-        mails[name] = text.replace('\n---\n', f'\n---\n{about[str(n)]}\n', 1)
-    return mails
+        reported[name] = text.replace('\n---\n', f'\n---\n{paragraphs[str(n)]}\n', 1)
+    return reported
 
 
 def ask(base: Base, names: list[str], *options: str) -> list[str]:
-    """Addresses, by both MAINTAINERS"""
+    """Return addresses, by both MAINTAINERS"""
     argv = [*ASK, *options, *(base.dir / name for name in names)]
     ours = [*argv, '--mpath', place.top / 'MAINTAINERS']
     answers = jobs.together(lambda: jobs.output(argv, cwd=base.src),
@@ -103,14 +104,14 @@ def main(args: list[str]) -> int:
     for file, about in RULES[base.project()]:
         say('SEND', f'read {file}: {about}')
     really, who = argument('REALLY') == '1', sender()
-    made = mails(base, str(time.time()) if really else '')
+    made = make_mails(base, str(time.time()) if really else '')
     first = base.keys('send-first')
     if first:
-        made = reports(made)
-    refused = against(base, made, who)
-    for line in refused:
-        say_error('send', line)
-    if refused and really:
+        made = make_reports(made)
+    reasons = find_obstacles(base, made, who)
+    for reason in reasons:
+        say_error('send', reason)
+    if reasons and really:
         raise Fatal('nothing was sent')
     names = [name for name in made if name != LETTER]
     to = ask(base, names, '--nol', '--nor')
@@ -133,7 +134,7 @@ def main(args: list[str]) -> int:
               if really else f'git send-email would take these mails: {rel(out)}',
               [*argv, *([] if really else ['--dry-run']), out],
               'git send-email fails (the log says how many went)')
-    if refused:
+    if reasons:
         raise Fatal('nothing was sent, and REALLY=1 would not do it either')
     if not really:
         say('SEND', 'nothing was sent, this is a dry run: REALLY=1 sends')

@@ -24,7 +24,7 @@ PACKAGES = {
     'zstd bubblewrap:bwrap python3 python3-kconfiglib:- qemu-system-x86:qemu-system-x86_64',
     'test': 'shellcheck perl pahole dropbear-bin:dropbear', 'bench': 'pahole',
     'stack': 'e2fsprogs:-', 'check': 'g++ clang lld:ld.lld llvm:llvm-ar sparse coccinelle:spatch '
-    'pahole abigail-tools:abidiff rsync perl python3-ply:- python3-git:- '
+    'pahole rsync perl python3-ply:- python3-git:- '
     'python3-sphinx:sphinx-build libssl-dev:- shellcheck cpio',
     'list': 'git-email:- libmailtools-perl:- libio-socket-ssl-perl:- libauthen-sasl-perl:- perl b4',
     'vmm': 'ninja-build:ninja pkg-config libglib2.0-dev:- python3-venv:-',

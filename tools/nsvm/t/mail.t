@@ -19,13 +19,19 @@ me = 'Some One Else <else@example.org>'
 sent, tested = top / 'sent', b / 'results/tested'
 
 
-def refused(name: str, why: str, *args: str) -> None:
-    shutil.rmtree(sent)
-    sent.mkdir()
+def refused(name: str, reason: str, *args: str) -> None:
     r = nsvm(*args)
-    is_((r.returncode, why in r.stderr, list(sent.iterdir())), (1, True, []), f'{args[0]}: {name}',
+    is_((r.returncode, reason in r.stderr, sent_mails()), (1, True, []), f'{args[0]}: {name}',
         r.stderr)
     git(top, 'checkout', '-q', '.')
+
+
+def sent_mails() -> list[Message]:
+    """What was sent since the last call"""
+    messages = [email.message_from_bytes(f.read_bytes()) for f in sorted(sent.iterdir())]
+    shutil.rmtree(sent)
+    sent.mkdir()
+    return messages
 
 
 def edit(file: Path, more: str = '\n') -> None:
@@ -73,10 +79,10 @@ for argv in ('git am -q --empty=drop', 'b4 --offline-mode shazam -m'):
             '--format=%T %an %(trailers)'), f'{wanted} {AUTHOR} Signed-off-by: {me}',
         f'mbox: {argv} makes the tree, authors are kept', r.stderr)
 (top / 'out').mkdir()
-said = run('b4', '--offline-mode', 'am', '-m', box, '-o', top / 'out', where=top / 'am').stderr
-found = 'Total patches: 2' in said, f'specified base-commit {base}' in said, len(
-    list((top / 'out').glob('*.cover')))
-is_(found, (True, True, 1), 'mbox: b4 am finds patches, base and cover letter', said)
+b4_text = run('b4', '--offline-mode', 'am', '-m', box, '-o', top / 'out', where=top / 'am').stderr
+is_(('Total patches: 2' in b4_text, f'specified base-commit {base}' in b4_text,
+     len(list((top / 'out').glob('*.cover')))), (True, True, 1),
+    'mbox: b4 am finds patches, base and cover letter', b4_text)
 nsvm('mbox', 'PREFIX=PATCH RESEND')
 text = (b / 'series.mbox').read_text()
 is_([text.count(s) for s in ('\nSubject: [PATCH RESEND 1/2] ', 'Signed-off-by', 'Changes since')],
@@ -103,35 +109,33 @@ refused('never tested', 'make test has not passed here', *go)
 tested.parent.mkdir()
 tested.write_text(f'content {content_id(Base())}\ndate today\nsummary Tested: 7 passed.\n')
 r = nsvm(*go[:3])
-told = ' '.join(r.stdout.split()).partition(' To: ')[2].partition(' each')[0]
-is_((r.returncode, list(sent.iterdir()), told),
+recipients = ' '.join(r.stdout.split()).partition(' To: ')[2].partition(' each')[0]
+is_((r.returncode, sent_mails(), recipients),
     (0, [], 'M <m@example.org> Own <own@example.org> Cc: list@example.org'),
     'send: a dry run says to whom', r.stderr)
 is_('generated-content.rst' in r.stdout, True, 'send: names the rules of the project', r.stdout)
 
 
-def mails() -> list[Message]:
-    r = nsvm(*go)
-    messages = [email.message_from_bytes(f.read_bytes()) for f in sorted(sent.iterdir())]
+def send_mails() -> list[Message]:
+    r, messages = nsvm(*go), sent_mails()
     is_((r.returncode, len(messages)), (0, 3), 'send: REALLY=1', r.stderr)
-    shutil.rmtree(sent)
-    sent.mkdir()
     return messages
 
 
-found = mails()
-first = found[0]['Message-ID']
+messages = send_mails()
+first = messages[0]['Message-ID']
 for n, subject in enumerate(('Toy', 'x: One', 'x: Two')):
     thread = first if n else 'None'
-    got = [' '.join(str(found[n][h]).split())
-           for h in ('Subject', 'From', 'In-Reply-To', 'References', 'To', 'Cc')]
-    is_([*got[:5], got[5].split(',')[0]], [f'[PATCH v3 {n}/2] {subject}', me, thread, thread,
-                                           'M <m@example.org>, Own <own@example.org>',
-                                           'list@example.org'], f'send: headers of mail {n}')
-is_(found[2].get_payload(decode=True).decode().split(' <')[0], f'From: {AUTHOR}',
+    headers = [' '.join(str(messages[n][h]).split())
+               for h in ('Subject', 'From', 'In-Reply-To', 'References', 'To', 'Cc')]
+    is_([*headers[:5], headers[5].split(',')[0]],
+        [f'[PATCH v3 {n}/2] {subject}', me, thread, thread,
+         'M <m@example.org>, Own <own@example.org>', 'list@example.org'],
+        f'send: headers of mail {n}')
+is_(messages[2].get_payload(decode=True).decode().split(' <')[0], f'From: {AUTHOR}',
     'send: names the author')
-is_('\nTested: 7 passed.\n' in found[0].get_payload(), True, 'send: says what was tested')
-is_(mails()[0]['Message-ID'] != first, True, 'send: other message ids each time')
+is_('\nTested: 7 passed.\n' in messages[0].get_payload(), True, 'send: says what was tested')
+is_(send_mails()[0]['Message-ID'] != first, True, 'send: other message ids each time')
 
 refused('not signed off', f'not signed off by {me}', 'send', 'REALLY=1')
 refused('a dry run of that', 'REALLY=1 would not do it either', 'send')
@@ -157,12 +161,11 @@ letter.write_text(letter.read_text().replace('Text.\n', 'Text.\n\nPatch 1: One i
                                              '6.1.\n\nPatch 2: So is two.\n\n'))
 git(top, 'commit', '-q', '-a', '-m', 'a report')
 tested.write_text(f'content {content_id(Base())}\ndate today\nsummary Tested: 7 passed.\n')
-r = nsvm(*go)
-found = [email.message_from_bytes(f.read_bytes()) for f in sorted(sent.iterdir())]
-is_([(m['Subject'], m['Cc'], m['References'], 'list@' in str(m)) for m in found],
+r, messages = nsvm(*go), sent_mails()
+is_([(m['Subject'], m['Cc'], m['References'], 'list@' in str(m)) for m in messages],
     [(f'[PATCH v3] x: {s}', 'security@kernel.org', None, False) for s in ('One', 'Two')],
     'send: reports go to no list', r.stderr)
-is_('\n---\nOne is bad\nsince 6.1.\n\n' in found[0].get_payload(), True,
+is_('\n---\nOne is bad\nsince 6.1.\n\n' in messages[0].get_payload(), True,
     'send: a report says what it is about')
 script(top / 'sendmail', 'echo no route to anywhere >&2; exit 1')
 refused('no way out', 'git send-email fails', *go)

@@ -28,54 +28,64 @@ class Host(unittest.TestCase):
     def setUp(self) -> None:
         self.d = Path(tempfile.mkdtemp(prefix='nsvm-remote-'))
         self.addCleanup(shutil.rmtree, self.d)
-        for name in 'tmp', 'bin':
-            (self.d / name).mkdir()
-        toy.script(self.d / 'ssh', SSH.format(d=self.d))
-        toy.script(self.d / 'one', 'echo 1..2; echo "ok 1 a"; echo "ok 2 b $*"')
-        toy.script(self.d / 'sleeps', f'echo $$ >{self.d}/pid; sleep 60')
-        toy.script(self.d / 'bin/id', 'echo 0')
+        (self.d / 'tmp').mkdir()
+        self.script('ssh', SSH.format(d=self.d))
+        self.script('one', 'echo 1..2; echo "ok 1 a"; echo "ok 2 b $*"')
+        self.script('bin/id', 'echo 0')
 
-    def run_there(self, *tests: str, live=lambda line: None, **variables: str) -> str:
-        files = [self.d / name for name in dict.fromkeys(t.partition(':')[0] for t in tests)]
+    def script(self, name: str, text: str) -> None:
+        toy.script(self.d / name, text)
+
+    def run_there(self, *tests: str, **variables: str) -> str:
         given = {'tests': ' '.join(tests), 'limit': '9', 'release': '', **variables}
-        return ssh.run([str(self.d / 'ssh')], 'host', files, given, self.d / 'log', live)
+        return ssh.run([str(self.d / 'ssh')], 'host', [self.d / name for name in tests], given,
+                       self.d / 'log', lambda line: None)
 
-    def fails(self, *tests: str, **options) -> str:
-        with self.assertRaises(Fatal) as e:
-            self.run_there(*tests, **options)
-        return str(e.exception)
-
-    def left(self) -> list[Path]:
-        return list((self.d / 'tmp').iterdir())
+    def assert_fails(self, reason: str, **variables: str) -> None:
+        with self.assertRaisesRegex(Fatal, reason):
+            self.run_there('one', **variables)
+        self.assertEqual(list((self.d / 'tmp').iterdir()), [])
 
     def test_time_limit(self) -> None:
+        self.script('sleeps', 'sleep 60')
         cases = ktap.cases(self.run_there('sleeps', 'one', limit='1'))
         self.assertEqual([c.verdict for c in cases if not c.case], ['not ok', 'ok'])
 
     def test_sudo(self) -> None:
-        toy.script(self.d / 'bin/id', 'echo 1000')
-        toy.script(self.d / 'bin/sudo',
-                   f'[ "$1" = -n ] && shift && echo "$*" >>{self.d}/sudo && exec "$@"')
+        self.script('bin/id', 'echo 1000')
+        self.script('bin/sudo',
+                    f'[ "$1" = -n ] && shift && echo "$*" >>{self.d}/sudo && exec "$@"')
         self.assertIn('# nsvm: done', self.run_there('one'))
         self.assertIn('/remote ', (self.d / 'sudo').read_text())
+        self.script('bin/sudo', 'exit 1')
+        self.assert_fails('host: .* is not root there, and cannot use sudo')
+
+    def test_no_connection(self) -> None:
+        self.script('ssh', 'echo Connection refused >&2; exit 255')
+        self.assert_fails('host: Connection refused')
 
     def test_another_kernel(self) -> None:
-        self.assertRegex(self.fails('one', release='1.2.3'),
-                         'it runs Linux .*, and the module is for 1.2.3')
-        self.assertEqual(self.left(), [])
+        self.assert_fails('it runs Linux .*, and the module is for 1.2.3', release='1.2.3')
 
     def test_broken_while_files_are_copied(self) -> None:
-        toy.script(self.d / 'ssh',
-                   f'{SSH.format(d=self.d).split("mkfifo")[0]} head -c 3000 | sh -c "$3"')
-        self.assertIn('host: ', self.fails('one'))
-        self.assertEqual(self.left(), [])
+        self.script('ssh', f'{SSH.format(d=self.d).split("mkfifo")[0]} head -c 3000 | sh -c "$3"')
+        self.assert_fails('host: ')
 
     def test_login_shell_is_killed(self) -> None:
-        toy.script(self.d / 'one',
-                   'up() { cut -d " " -f 4 /proc/$1/stat; }; kill $(up $(up $PPID)); echo ok 1 a')
+        self.script('one',
+                    'up() { cut -d " " -f 4 /proc/$1/stat; }; kill $(up $(up $PPID)); echo ok 1 a')
         self.assertIn('ok 1 a', self.run_there('one'))
-        self.assertEqual(self.left(), [])
+        self.assertEqual(list((self.d / 'tmp').iterdir()), [])
 
+
+class Results(unittest.TestCase):
     def test_ticks(self) -> None:
         text = remote.ticks({'stock': {'vmrun': (100, 110, 3)}, 'series': {'vmrun': (103, 111, 3)}})
         self.assertEqual(text.splitlines()[1].split(), ['vmrun', '100', '110', '103', '111', '+3'])
+
+    def test_verdict(self) -> None:
+        for verdicts, expected in (('ok', (0, 'its KVM does what it should')),
+                                   ('skip', (remote.NOTHING, 'nothing was tested')),
+                                   ('not ok', (1, 'nothing was tested'))):
+            status, _, verdict = remote.judge([], [ktap.Case('t', 'c', verdicts)], 'host')
+            self.assertEqual((status, verdict), expected)

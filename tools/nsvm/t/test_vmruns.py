@@ -45,13 +45,6 @@ class Test(unittest.TestCase):
         all_dirty = LOG.replace('6 80000df7 1 36e000', '6 0 1 36e000')
         self.assertEqual(check(all_dirty).text(), RIGHT)
 
-    def test_mistake_of_the_emulator(self) -> None:
-        """Named, and no verdict"""
-        seen = check(LOG.replace('E 9', 'C 4 0 b000 8 19 0\nC 9 0 a000 19 10 27\nE 9'))
-        self.assertTrue(seen.ok)
-        self.assertEqual(seen.text().split('\n'), [RIGHT, f'x: {seen.emulator}'])
-        self.assertIn('in 2 VMRUNs', seen.emulator)
-
     def test_without_npt(self) -> None:
         log = re.sub(r'^(V . . .{4}) \S+ (\S+) 1 \S+', r'\1 0007040600070406 \2 0 0', LOG,
                      flags=re.M)

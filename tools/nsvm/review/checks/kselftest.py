@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
 # The selftest: kselftest install, run_kselftest.sh (whole, fast)
-# depends: kernel tools/nsvm/machine
 import re
 
 from lib.base import put
@@ -9,9 +8,7 @@ from lib.settings import settings
 from machine import boot
 
 IN_MACHINE = '''#!/bin/sh
-cd /tmp && tar xf /tests/kselftest.tar && cd kselftest || exit 1
-sh ./run_kselftest.sh -l
-sh ./run_kselftest.sh -t "kvm:$1"
+cd /tmp && tar xf /tests/kselftest.tar && cd kselftest && sh ./run_kselftest.sh -t "kvm:$1"
 '''
 
 
@@ -37,8 +34,6 @@ def check(series, n: int) -> str:
     log_text = boot.run(series.kernel(), 'check-kselftest', [f'kselftest:{test}'], base=series.base,
                         tests_dir=vm, files=[vm / 'kselftest.tar'], view=False).text()
     print(log_text)
-    if not re.search(rf'^kvm:{test}$', log_text, re.M):
-        raise Fatal('run_kselftest.sh -l does not list it')
     verdict = re.search(rf'^(not )?ok 1 selftests: kvm: {test}.*', log_text, re.M)
     if not verdict or verdict[0] != f'ok 1 selftests: kvm: {test}':
         raise Fatal(f'run_kselftest.sh: {verdict[0] if verdict else "says nothing of it"}')

@@ -24,29 +24,22 @@ touched() { g diff --name-only --diff-filter=d "$before" "$commit" -- "$@"; }
 # at COMMIT: it is checked out
 at() { g read-tree --reset -u "$1"; }
 
-# more_than BASE SERIES: "count<tab>finding" a line; those that BASE has not, or fewer of
-more_than()
+# none_new DIR FUNCTION: FUNCTION writes what it finds in the tree to a file, in sorted lines;
+# fails if the series has one that the base has not, or has it more often
+none_new()
 {
-	new=$(awk -F '\t' 'FILENAME == ARGV[1] { had[$2] = $1; next }
-		$1 > had[$2] + 0 { print $2 }' "$1" "$2")
+	at "$last"
+	"$2" "$1/series"
+	[ -s "$1/series" ] || return 0
+	at "$base"
+	"$2" "$1/base"
+	new=$(comm -23 "$1/series" "$1/base")
 	[ -z "$new" ] || { echo "$new"; wrong "$(echo "$new" | head -n 1)"; }
 }
 
-# counted: lines become what more_than takes
-counted()
-{
-	sort | uniq -c | awk '{ c = $1; sub(/^ *[0-9]+ /, ""); print c "\t" $0 }'
-}
-
-total() { awk '{ s += $1 } END { print s + 0 }' "$1"; }
-
 # ---- compiling ----
 
-kmake()
-{
-	make -C "$tree" O="$obj" W=1 LOCALVERSION= KBUILD_BUILD_USER=nsvm KBUILD_BUILD_HOST=check \
-		KBUILD_BUILD_TIMESTAMP='Thu Jan  1 00:00:00 UTC 2026' "$@"
-}
+kmake() { make -C "$tree" O="$obj" W=1 LOCALVERSION= "$@"; }
 
 compile() { kmake "$jobs" "$@" arch/x86/kvm/; }
 
@@ -57,8 +50,8 @@ is_symbol()
 		arch/Kconfig virt init kernel crypto drivers/hv drivers/crypto drivers/iommu)
 }
 
-# configure OBJ DEFCONFIG SYMBOL=VALUE... [-- MAKE-ARGUMENT...]: with no symbol
-# lost. Symbols that this base does not have are left out.
+# configure OBJ DEFCONFIG SYMBOL=VALUE... [-- MAKE-ARGUMENT...]: with no symbol lost; the
+# last value of one counts. Symbols that this base does not have are left out.
 configure()
 {
 	obj=$work/$1 defconfig=$2
@@ -77,18 +70,15 @@ configure()
 		shift
 	done
 	[ $# -eq 0 ] || shift
+	# shellcheck disable=SC2086
+	symbols=$(printf '%s\n' $symbols | tac | sort -u -t = -k 1,1)
 	mkdir -p "$obj"
 	kmake "$@" "$defconfig"
-	for s in $symbols; do
-		"$tree/scripts/config" --file "$obj/.config" --set-val "${s%%=*}" "${s#*=}"
-	done
+	for s in $symbols; do echo "CONFIG_$s"; done >>"$obj/.config"
 	kmake "$@" olddefconfig
 	for s in $symbols; do
-		v=$("$tree/scripts/config" --file "$obj/.config" --state "${s%%=*}")
-		case ${s#*=}:$v in
-		"$v:${s#*=}"|n:undef|n:n) ;;
-		*) lost "${s%%=*}" "$v" "${s#*=}";;
-		esac
+		v=$(sed -n "s/^CONFIG_${s%%=*}=//p" "$obj/.config")
+		[ "${v:-n}" = "${s#*=}" ] || lost "${s%%=*}" "${v:-n}" "${s#*=}"
 	done
 	echo "$key" >"$obj/config-key"
 }
@@ -102,51 +92,25 @@ CRYPTO=y CRYPTO_HW=y CRYPTO_DEV_CCP=y CRYPTO_DEV_CCP_DD=m IOMMU_SUPPORT=y AMD_IO
 CRYPTO_DEV_SP_PSP=y AMD_MEM_ENCRYPT=y
 KVM=m KVM_AMD=m KVM_INTEL=m KVM_WERROR=y KVM_SMM=y KVM_HYPERV=y KVM_XEN=y KVM_AMD_SEV=y"
 
-# with SYMBOL=VALUE...: $everything, changed by these
-with()
-{
-	for s in $everything; do
-		for c in "$@"; do
-			[ "${c%%=*}" != "${s%%=*}" ] || s=$c
-		done
-		echo "$s"
-	done
-}
-
 # config SYMBOL=VALUE...: KVM compiles with $everything, changed by these. Skipped if
-# there is no such first symbol. Starts from the objects of w1: what both need is there.
+# there is no such first symbol.
 config()
 {
 	at "$commit"
 	is_symbol "${1%%=*}" || not_here "this base has no ${1%%=*}"
-	if [ ! -e "$work/config" ] && [ -f "$work/gcc/config-key" ]; then
-		cp -a "$work/gcc/" "$work/config.tmp"
-		rm -f "$work/config.tmp/config-key"
-		mv "$work/config.tmp" "$work/config"
-	fi
-	# shellcheck disable=SC2046
-	configure config x86_64_defconfig $(with "$@")
+	# shellcheck disable=SC2086
+	configure config x86_64_defconfig $everything "$@"
 	compile
 }
 
-# new_clang: $llvm, the argument for make that names a clang here which is new enough
-# for this kernel
-new_clang()
+# need_clang: one that this kernel takes, for LLVM=1
+need_clang()
 {
 	at "$commit"
-	llvm='' need=$(sh "$tree/scripts/min-tool-version.sh" llvm)
-	for c in clang /usr/bin/clang-[0-9]*; do
-		v=$("$c" -dumpversion 2>/dev/null) || continue
-		[ "$(printf '%s\n' "$need" "$v" | sort -V | head -n 1)" = "$need" ] || continue
-		case $c in
-		clang) llvm=LLVM=1;;
-		*) llvm=LLVM=-${c##*-};;
-		esac
-		[ "$llvm" = LLVM=1 ] || command -v "ld.lld${llvm#LLVM=}" >/dev/null || continue
-		return 0
-	done
-	v=$(clang -dumpversion 2>/dev/null) || v=none
-	not_here "this kernel needs clang $need, here is $v"
+	need=$(sh "$tree/scripts/min-tool-version.sh" llvm)
+	v=$(clang -dumpversion 2>/dev/null) || v=
+	[ "$(printf '%s\n' "$need" "$v" | sort -V | head -n 1)" = "$need" ] ||
+		not_here "this kernel needs clang $need, here is ${v:-none}"
 }
 
 # ---- user space ----

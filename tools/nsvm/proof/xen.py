@@ -254,8 +254,14 @@ def run_one(base: Base, kernel_of: dict[str, Kernel], report: ktap.Report, suite
 
 
 def has_ended(seen: Seen) -> bool:
-    """Has dom0 started, saved and restored all?"""
-    return bool(restored(seen[0])) and seen[2].count('Xen would save') == 2
+    """Has dom0 started, saved and restored all that this xl can save?"""
+    watch, _, log = seen
+    return log.count('Xen would save') == 2 and (bool(restored(watch)) or is_not_saved(log))
+
+
+def is_not_saved(log: str) -> bool:
+    """xl of 4.20 asks a PVH guest to suspend itself, which ours cannot"""
+    return "guest didn't acknowledge suspend" in log
 
 
 def two_of(base: Base, kernel_of: dict[str, Kernel], report: ktap.Report,
@@ -275,8 +281,11 @@ def two_of(base: Base, kernel_of: dict[str, Kernel], report: ktap.Report,
         report.item(saved == ([FIRST, SECOND] if own else [RESET, RESET]),
                     f'{title}, {k}: xl would save {"what each has" if own else "what none has"}',
                     saved_names)
-        report.item(restored(w) == [FIRST if own else SECOND],
-                    f'{title}, {k}: guest 1, saved and restored by xl', name_pats(restored(w)))
+        name = f'{title}, {k}: guest 1, saved and restored by xl'
+        if is_not_saved(log):
+            report.item('skip', name, 'this xl asks the guest to suspend itself; ours cannot')
+        else:
+            report.item(restored(w) == [FIRST if own else SECOND], name, name_pats(restored(w)))
         out += [*rows(title, k, w), f'{title:<20}  {k:<6}  {"xl would save":<17}  {saved_names}']
         panels[f'Xen {VERSIONS[suite]}, {k}'] = w
     return out, panels

@@ -49,7 +49,8 @@ class Suites(unittest.TestCase):
         first, second = suites.configured(self.dir / 'svm.flat')
         self.assertEqual((first.name, second.name), ('svm', 'svm_pause_filter'))
         self.assertEqual(first.options[:6], '-smp 2 -cpu max,+svm -m 4g'.split())
-        self.assertEqual(first.options[6:], ['-append', f'-pause_filter_test -other {suites.LEFT_OUT}'])
+        self.assertEqual(first.options[6:],
+                         ['-append', f'-pause_filter_test -other {suites.LEFT_OUT}'])
         self.assertEqual(second.options[4:], ['-append', f'pause_filter_test {suites.LEFT_OUT}'])
         (self.dir / 'unittests.cfg').unlink()
         self.assertEqual([r.name for r in suites.configured(self.dir / 'svm.flat')], ['svm'])

@@ -63,7 +63,7 @@ lava: setup ## write jobs for LAVA, for QEMU and an AMD machine (URL= DEVICE=; C
 
 ##@ Package
 .PHONY: deb
-deb: ## DKMS package of the series for Debian's kernel, tested on the emulated machine
+deb: ## DKMS package of the series for Debian's kernel, installed and tested (needs root)
 	@$(N) setup run deb $S
 	@$(N) deb check $S
 

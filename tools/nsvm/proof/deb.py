@@ -1,28 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0
 """deb [check] - make the series as a Debian package for DKMS, in build/<base>/deb
 
-check: test the package.  Nothing is installed: the package and Debian's image are unpacked in
-build/<base>/deb/check, and "dkms add, build, install" and depmod run there.  Debian's kernel then
-boots with that /lib/modules: modprobe must find our module, and after "dkms remove" Debian's.  The
-PAT tests tell which one was loaded.
+check: also install it, in a Debian that mmdebstrap makes, with Debian's kernel, its headers and
+dkms; remove it again.  Debian's kernel boots with /lib/modules as it was in between, and as it is
+then: modprobe must find our module, and Debian's.  The PAT tests tell which one was loaded.
 
 Results: build/<base>/results/deb.ktap, deb-installed.log, deb-removed.log (and .console).
-Exit status: 0; 1 if something is wrong; 3 if the base has no packaged kernel, or a program is
-missing.
+Exit status: 0; 1 if something is wrong; 3 if the base has no packaged kernel, a program is
+missing, or such a Debian cannot be had: that takes root.
 """
-import os
 import shutil
 from pathlib import Path
 
 from kernel import distro, dkms, module, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap
-from lib.base import Base, digest, put, read
-from lib.say import Fatal, need_match, say
-from lib.settings import place, rel
+from lib.base import Base, put, read
+from lib.say import Fatal, say
+from lib.settings import rel
 from machine import boot, qemu
 from proof import expected
-from source import debian, release, tree
+from source import chroot, debian, release, tree
 
 # The first test that the machine runs; $1: the version that kvm_amd has to have
 LOAD = '''#!/bin/sh
@@ -33,129 +31,100 @@ version=$(cat /sys/module/kvm_amd/version 2>/dev/null)
 echo "kvm_amd ${version:-without a version}"
 [ "$version" = "$1" ]
 '''
-PATH = f'{os.environ["PATH"]}:/usr/sbin:/sbin'	# not everybody's has all of it
+INSTALL = 'apt-get -q -y install "$0" || { cat /var/lib/dkms/*/*/build/make.log; false; }'
 EXCLUDED = 77		# exit status of dkms
 
 
 class Host:
-    """A user's machine, as a directory: with Debian's kernel, and the package unpacked"""
+    """A user's machine: in root, a Debian with Debian's kernel, its headers, and dkms"""
 
-    def __init__(self, base: Base, deb: Path) -> None:
-        self.base, self.d, self.version = base, deb.parent / 'check', deb.name.split('_')[1]
-        self.release, self.headers, source = (distro.info(base, key)
-                                              for key in ('release', 'headers', 'version'))
-        self.modules = self.d / 'lib/modules' / self.release
-        # The key that DKMS makes, and signs with
-        self.env = {'PATH': PATH, 'sign_file': f'{self.headers}/scripts/sign-file',
-                    'mok_signing_key': f'{self.d}/mok.key', 'mok_certificate': f'{self.d}/mok.pub'}
-        for name in ('var', 'usr/lib'):
-            (self.d / name).mkdir(parents=True)
-        (self.d / 'lib').symlink_to('usr/lib')	# modules may be in either
-        # Up to 3.0.10 it looks into /lib/modules to see whether modules are compressed
-        script = read(Path(shutil.which('dkms', path=PATH)))
-        put(self.d / 'dkms',
-            script.replace(' /lib/modules/$kernel_test', ' $install_tree/$kernel_test'))
-        image = next(place.downloads.glob(f'linux-image-{self.release}*_{source}_*.deb'), None)
-        debian.unpack(image or distro.fetch_all(source, release.of_src(base)[1])[1][0], self.d,
-                      '*lib/modules/*')
-        debian.unpack(deb, self.d)
-        self.depmod()
+    def __init__(self, base: Base, root: Path) -> None:
+        self.base, self.root, self.release = base, root, distro.info(base, 'release')
+        self.modules = root / 'lib/modules' / self.release
+        # Another kernel with headers: dkms comes to it as well
+        self.other = self.modules.with_name(f'{self.release}x')
+        self.other.mkdir()
+        (self.other / 'build').symlink_to(f'/usr/src/linux-headers-{self.release}')
 
-    def depmod(self) -> None:
-        jobs.output(['depmod', '-b', self.d, self.release], env=self.env)
+    def run(self, name: str, *command: str) -> int | None:
+        """Exit status of a command there; what it prints is in logs/deb-<name>.log"""
+        return jobs.call(chroot.argv(self.root, *command), self.base.logs / f'deb-{name}.log')
 
-    def dkms(self, action: str, release: str = '') -> int | None:
-        """Its exit status; what it prints is in logs/dkms-<action>.log"""
-        argv = ['unshare', '-r'] if os.getuid() else []
-        argv += ['bash', self.d / 'dkms', action, '--no-depmod', '--kernelsourcedir', self.headers,
-                 '--dkmstree', self.d / 'var', '--sourcetree', self.d / 'usr/src', '--installtree',
-                 self.d / 'lib/modules']
-        argv += ['-m', dkms.NAME, '-v', self.version] if action != 'autoinstall' else []
-        argv += ['-k', release or self.release] if action != 'add' else []
-        return jobs.call(argv, self.base.logs / f'dkms-{action}.log', env=self.env)
+    def output(self, *command: str) -> list[str]:
+        return jobs.output(chroot.argv(self.root, *command)).splitlines()
 
-    def must(self, *actions: str) -> None:
-        for action in actions:
-            if self.dkms(action):
-                log = self.base.logs / f'dkms-{action}.log'
-                raise Fatal(f'dkms {action} fails: {jobs.first_error(log)} (log: {rel(log)})')
-        self.depmod()
+    def files(self) -> set[str]:
+        """All of /lib/modules, each with its sum"""
+        return set(self.output('sh', '-c', 'find /lib/modules/ -type f | xargs sha256sum'))
 
-    def files(self) -> str:
-        """Names what is in /lib/modules"""
-        return digest(*(part for f in sorted(self.modules.rglob('*')) if f.is_file()
-                        for part in (str(f), f)))
-
-    def prepare(self, label: str) -> None:
-        """What boot() needs: a kernel, no module of KVM, the tests, /lib/modules as it is now"""
-        to, debians = self.d / label, distro.place_of(self.base)
-        order = [m for m in read(debians / 'modules/order').split() if not m.startswith('kvm')]
-        put(to / 'modules/order', '\n'.join(order))
+    def keep(self, to: Path) -> None:
+        """For boot_with(): modules.tar with what modprobe comes to, and the test LOAD"""
+        loaded = self.output('modprobe', '-S', self.release, '--show-depends', 'kvm_amd')
+        files = [line.split()[1].lstrip('/') for line in loaded if line.startswith('insmod ')]
+        files += [str(f.relative_to(self.root)) for f in self.modules.glob('modules.*')]
         put(to / 'load', LOAD)
-        put(to / 'id', label)
-        for name in ('vmlinux', *(f'modules/{m}.ko' for m in order)):
-            (to / name).symlink_to(debians / name)
-        for t in selftests.pat_tests(self.base):
-            (to / t).symlink_to(self.base.b / 'selftests' / t)
-        # What modprobe comes to
-        needed = need_match(r'^(\S+/kvm-amd\.ko.*)$', read(self.modules / 'modules.dep'),
-                            'depmod found no kvm-amd.ko')
-        files = [*self.modules.glob('modules.*'),
-                 *(self.modules / f for f in needed.replace(':', '').split())]
-        jobs.output(['tar', '-C', self.d, '-cf', to / 'modules.tar',
-                     *(f.relative_to(self.d) for f in files)])
-
-    def boot(self, label: str, version: str) -> list[ktap.Case]:
-        d, tests = self.d / label, selftests.pat_tests(self.base)
-        return ktap.cases(boot.run(Kernel(d, label), label, [f'load:{version}', *tests],
-                                   base=self.base, tests_dir=d, files=[d / 'modules.tar'],
-                                   view=False).text())
+        (to / 'load').chmod(0o755)
+        jobs.output(['tar', '-C', self.root, '-cf', to / 'modules.tar', *files])
 
 
-def check(base: Base, deb: Path) -> int:
-    report, log = ktap.Report(base.results / 'deb.ktap'), base.logs / 'lintian.log'
-    lintian = jobs.call(['lintian', '--allow-root', '--fail-on', 'error', deb], log)
-    report.item(lintian == 0, 'lintian finds no error', read(log).strip().replace('\n', '; '))
-    host = Host(base, deb)
-    before, other = host.files(), f'{host.release}x'
-    host.must('add', 'build', 'install')
-    made = sorted((host.modules / 'updates/dkms').glob('*.ko*'))
-    names = {ko.name.split('.')[0] for ko in made}
-    report.item(names == set(module.changed_modules(base, base.worktree())),
-                'dkms add, build, install',
-                ', '.join(str(ko.relative_to(host.d)) for ko in made) or 'no module')
-    signer = jobs.output(['modinfo', '-F', 'signer', *made], check=False,
-                         env=host.env).split('\n')[0]
-    report.item(signer != '', 'the module is signed with the key of this DKMS', signer)
-    report.item(host.dkms('build', other) == EXCLUDED, f'dkms build refuses Linux {other}')
-    report.item(host.dkms('autoinstall', other) == 0,
+def check_package(host: Host, deb: Path, report: ktap.Report) -> None:
+    """Install it, ask dkms, remove it"""
+    base, other, before = host.base, host.other.name, host.files()
+    shutil.copy(deb, host.root / 'tmp')
+    status = host.run('install', 'sh', '-c', INSTALL, f'/tmp/{deb.name}')
+    made = sorted(ko.name.split('.')[0] for ko in (host.modules / 'updates/dkms').glob('*.ko*'))
+    report.item(status == 0 and made == module.changed_modules(base, base.worktree()),
+                'dkms add, build, install', f'{", ".join(made) or "no module"} in updates/dkms '
+                f'(log: {rel(base.logs)}/deb-install.log)')
+    signers = [host.output('modinfo', '-k', host.release, '-F', 'signer', m) for m in made]
+    report.item(signers != [] and all(signers), 'the module is signed with the key of this DKMS',
+                ' '.join(signers[0]) if signers else '')
+    status = host.run('build', 'dkms', 'build', f'{dkms.NAME}/{dkms.version(base)}', '-k', other)
+    report.item(status == EXCLUDED, f'dkms build refuses Linux {other}')
+    status = host.run('autoinstall', '/etc/kernel/postinst.d/dkms', other)
+    report.item(status == 0 and not any(host.other.rglob('*.ko*')),
                 'dkms autoinstall does nothing when that is installed')
-    host.prepare('deb-installed')
-    host.must('remove')
-    report.item(host.files() == before, 'dkms remove: /lib/modules is as it was')
-    host.prepare('deb-removed')
-    both = jobs.together(lambda: host.boot('deb-installed', host.version),
-                         lambda: host.boot('deb-removed', ''))
+    host.keep(deb.parent / 'deb-installed')
+    status = host.run('remove', 'apt-get', '-q', '-y', 'remove', f'{dkms.NAME}-dkms')
+    differ = sorted(line.split()[-1] for line in host.files() ^ before)
+    report.item(status == 0 and not differ, 'dkms remove: /lib/modules is as it was',
+                ', '.join(differ[:3]))
+    host.keep(deb.parent / 'deb-removed')
+
+
+def boot_with(base: Base, d: Path, version: str) -> list[ktap.Case]:
+    """What the tests say on Debian's kernel with the modules in d, and no other module of KVM"""
+    debians = distro.place_of(base)
+    order = [m for m in read(debians / 'modules/order').split() if not m.startswith('kvm')]
+    put(d / 'modules/order', '\n'.join(order))
+    put(d / 'id', d.name)
+    for name in ('vmlinux', *(f'modules/{m}.ko' for m in order)):
+        (d / name).symlink_to(debians / name)
+    tests = [f'load:{version}', *selftests.pat_tests(base)]
+    return ktap.cases(boot.run(Kernel(d, d.name), d.name, tests, base=base,
+                               files=[d / 'load', d / 'modules.tar'], view=False).text())
+
+
+def check_modules(base: Base, d: Path, report: ktap.Report) -> None:
+    """Which ones are loaded while the package is installed, and after that"""
+    version = dkms.version(base)
+    installed, removed = jobs.together(lambda: boot_with(base, d / 'deb-installed', version),
+                                       lambda: boot_with(base, d / 'deb-removed', ''))
     # The kernel's own has nothing of a series before this one either
     stock = base.before[0] if base.before else base
-    both[1] = [c for c in both[1] if not c.case or (c.test, c.case) in expected.load(stock)]
-    of_which = ((f'kvm_amd {host.version}', base, len(base.series())), ("Debian's kvm_amd", stock,
-                                                                        stock.unpatched()))
-    for cases, (which, of, n) in zip(both, of_which):
-        load = next((c for c in cases if c.test == 'load'),
-                    ktap.Case('load', '', 'not ok', 'modprobe was not run'))
-        report.item(load.verdict, f'modprobe loads {which}', load.reason)
+    removed = [c for c in removed if not c.case or (c.test, c.case) in expected.load(stock)]
+    for cases, which, of, n in ((installed, f'kvm_amd {version}', base, len(base.series())),
+                                (removed, "Debian's kvm_amd", stock, stock.unpatched())):
+        report.item(cases[0].verdict, f'modprobe loads {which}', cases[0].reason)
         good, text = expected.compare(of, cases, n)
         report.item(good, f'PAT tests on {which}', text)
-    shutil.rmtree(host.d)
-    return ktap.finish(report)
 
 
 def main(args: list[str]) -> int:
     if args not in ([], ['check']):
         raise Fatal('usage: deb [check]')
-    for program in ('dh_dkms', 'dkms', 'lintian', 'depmod'):
-        if not shutil.which(program, path=PATH):
+    for program in ('dh_dkms', 'lintian'):
+        if not shutil.which(program):
             raise Fatal(f'{program} is not installed: tools/nsvm/nsvm setup deb', debian.NOT_HERE)
     base = tree.make(Base())
     deb = dkms.build(base)
@@ -163,10 +132,15 @@ def main(args: list[str]) -> int:
         'tools/nsvm/Documentation/lab.rst says how to install it')
     if not args:
         return 0
-    module.compiler(base)
-    if distro.runner(base):
-        raise Fatal(f'{distro.info(base, "release")} is of a newer Debian: it can be checked there',
-                    debian.NOT_HERE)
+    report, log = ktap.Report(base.results / 'deb.ktap'), base.logs / 'deb-lintian.log'
+    root, (version, suite, _) = deb.parent / 'root', release.of_src(base)
+    with chroot.installed(root, debian.Archive(suite).suite,
+                          ['dkms', *distro.fetch_all(version, suite)[1]],
+                          base.logs / 'deb-debian.log'):
+        status = jobs.call(['lintian', '--allow-root', '--fail-on', 'error', deb], log)
+        report.item(status == 0, 'lintian finds no error', read(log).strip().replace('\n', '; '))
+        check_package(Host(base, root), deb, report)
     qemu.ensure()
     selftests.build(base)
-    return check(base, deb)
+    check_modules(base, deb.parent, report)
+    return ktap.finish(report)

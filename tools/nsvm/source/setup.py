@@ -28,7 +28,7 @@ PACKAGES = {
     'python3-sphinx:sphinx-build libssl-dev:- shellcheck cpio',
     'list': 'git-email:- libmailtools-perl:- libio-socket-ssl-perl:- libauthen-sasl-perl:- perl b4',
     'vmm': 'ninja-build:ninja pkg-config libglib2.0-dev:- python3-venv:-',
-    'deb': 'debhelper:dh dh-dkms:dh_dkms dkms lintian dpkg-dev:dpkg-buildpackage openssl',
+    'deb': 'debhelper:dh dh-dkms:dh_dkms lintian dpkg-dev:dpkg-buildpackage mmdebstrap',
     'remote': 'openssh-client:ssh', 'lava': 'lava-common:- python3-yaml:-', 'fresh': 'mmdebstrap'}
 
 

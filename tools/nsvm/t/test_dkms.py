@@ -33,6 +33,10 @@ class Test(unittest.TestCase):
                       '$PACKAGE_VERSION', 'dkms')
         self.assertEqual(output, 'kvm kvm-amd /updates /updates 6.12.117-1~deb12u1+v5\n')
 
+    def test_conf_without_kernel(self) -> None:
+        """As postinst of Debian 13's DKMS reads it"""
+        self.assertEqual(bash('. /dev/stdin; echo $AUTOINSTALL', 'dkms'), 'yes\n')
+
     def test_postinst(self) -> None:
         for running in OURS + OTHERS:
             output = bash('running=$1; uname() { echo $running; }; set configure; . /dev/stdin',

@@ -14,6 +14,7 @@ from lib.base import put
 from lib.say import Fatal
 from lib.settings import settings
 from proof import fresh
+from source import chroot
 
 LOG = '''  TREE      Linux 6.12.118 (6.12.118-1); the series was made on 6.12.117
   on the series: 110 ok, 0 not ok, 0 skipped
@@ -29,9 +30,10 @@ class Fresh(unittest.TestCase):
 
         top = Path(self.enterContext(tempfile.TemporaryDirectory()))
         with mock.patch.dict(settings.given, BUILD=str(top)), mock.patch(
-                'os.getuid', return_value=0), mock.patch.multiple(
-                    fresh, install=mock.DEFAULT, copy_repository=mock.DEFAULT,
-                    run_in=run_in), redirect_stdout(StringIO()):
+                'os.getuid', return_value=0), mock.patch.object(
+                    chroot, 'install'), mock.patch.multiple(
+                        fresh, copy_repository=mock.DEFAULT,
+                        run_in=run_in), redirect_stdout(StringIO()):
             rc = fresh.main([])
         return rc, ktap.read(next(top.glob('*/results/fresh.ktap')))[0], [*top.glob('fresh/*')]
 

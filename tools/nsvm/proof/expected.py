@@ -25,6 +25,14 @@ def load(base: Base) -> dict[tuple[str, str], str]:
     return {(test, case): ranges for test, case, ranges in (line.split() for line in lines(file))}
 
 
+def find_stale(base: Base, count: int) -> str:
+    """The first case that does not pass after the last of count patches, or '': a series repairs
+    what its tests test, so the numbers are those of another length of it"""
+    stale = [f'{test} {case} {ranges}' for (test, case), ranges in load(base).items()
+             if test != 'view' and not within(count, ranges)]
+    return f'{stale[0]}: not after patch {count}' if stale else ''
+
+
 def compare(base: Base, cases: list[Case], n: int) -> tuple[bool, str]:
     """Results after patch n: how many passed and failed, or what is not as it must be"""
     want = {key: ranges for key, ranges in load(base).items() if key[0] != 'view'}

@@ -34,7 +34,7 @@ from lib.ktap import Item, Report
 from lib.say import Fatal, elapsed, say
 from lib.settings import place, rel, settings
 from machine import qemu
-from proof import parts, tested
+from proof import expected, parts, tested
 from proof.parts import Items, is_all, item
 from source import apply, export, package, tree
 from source.debian import NOT_HERE
@@ -140,6 +140,8 @@ def series_items(base: Base) -> Items:
     items = [item(name, 'skip', f'{kernel}: {", ".join(stale)}') if stale else item(name, True)]
     made, there = (base.git('rev-parse', f'{c}^{{tree}}') for c in (applied.commit, 'HEAD'))
     items.append(item('the tree is what the patches make of the base', made == there))
+    items.append(attempt('the file cases is about as many patches',
+                         lambda: expected.find_stale(base, len(base.series()))))
     if base.keys('fixes'):
         items.append(attempt('its fixes and then the patches apply with git am',
                              lambda: after_fixes(base)))

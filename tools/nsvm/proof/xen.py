@@ -254,8 +254,10 @@ def run_one(base: Base, kernel_of: dict[str, Kernel], report: ktap.Report, suite
 
 
 def has_ended(seen: Seen) -> bool:
-    """Has dom0 started, saved and restored all that this xl can save?"""
+    """Has dom0 started, saved and restored all that this xl can save, without a crash?"""
     watch, _, log = seen
+    if 'Segmentation fault' in log:
+        return False
     return log.count('Xen would save') == 2 and (bool(restored(watch)) or is_not_saved(log))
 
 

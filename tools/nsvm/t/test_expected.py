@@ -37,6 +37,10 @@ class WithoutNpt(unittest.TestCase):
     def test_nothing_ran(self, _) -> None:
         self.assertFalse(self.judge(5, 'skip', 'skip', 'skip', 'ok')[0])
 
+    def test_cases_of_another_length_of_the_series(self, _) -> None:
+        self.assertEqual(expected.find_stale(None, 5), '')
+        self.assertEqual(expected.find_stale(None, 6), 'a_test x 2-5: not after patch 6')
+
 
 class Same(unittest.TestCase):
     def test_verdicts(self) -> None:

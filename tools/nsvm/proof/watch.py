@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What a log of VMRUNs says of a guest of a guest: with which PAT the CPU ran it, in phases
+"""What a log of VMRUNs says of the guests of a guest: with which PAT the CPU ran each, in phases
 
 A phase begins when L2 writes IA32_PAT, or with a line of machine/stack that says that a saved
-L1 was restored.  What L2 believes to have is what it wrote last.  If L1 has more guests than one,
-the vmcb12 with which L1 ran one tells which it is; L0 has a single VMCB for all of them.
+L1 was restored.  What L2 believes to have is what it wrote last.
+
+L0 has one VMCB for all that a vCPU of L1 runs.  Which guest of L1, or which vCPU of L2, that is,
+tells the vmcb12 of L1's last VMRUN there (line A), wherever L1 runs it.
 """
-import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,12 +14,16 @@ from dataclasses import dataclass, field
 from lib.pat import TYPES, combined
 from lib.svg import Names, Picture, colours_of
 
-RESTORED = re.compile(r'T # stack: restored (\S+) flags (\S+) g_pat (\S+)')
-
 
 def page(pat: str) -> str:
     """The type of a page with PAT index 1, if MTRRs and nested page tables say WB"""
     return combined(TYPES.get(int(pat[-4:-2], 16), '?'), 'WB') if pat else '?'
+
+
+def add_new(values: list[str], value: str) -> None:
+    """Append a value, unless it is the last one already."""
+    if values[-1:] != [value]:
+        values.append(value)
 
 
 @dataclass
@@ -36,18 +41,32 @@ class Phase:
         return self.l2[self.believes]
 
 
+@dataclass
+class Guest:
+    """A guest of L1, or a vCPU of L2"""
+    pats: list[str] = field(default_factory=list)	# that it ran with, one after the other
+    on: Counter[str] = field(default_factory=Counter)	# vmcb01 of a vCPU of L1 -> VMRUNs there
+    moves: int = 0		# from one vCPU of L1 to another
+    last: str = ''		# the vmcb01 where it ran last
+
+
 class Watch:
     """Lines go in by feed() as they come"""
 
     def __init__(self, believes: str) -> None:
         self.phases = [Phase('start', believes)]
+        self.of_all = self.phases[0]		# the phase of a guest that has not written since
+        self.phase_of: dict[str, Phase] = {}	# and of one that has
+        self.guests: dict[str, Guest] = {}	# by vmcb12
+        self.l1: dict[str, list[str]] = {}	# vmcb01 -> each PAT that this vCPU of L1 ran with
+        self.here: dict[str, str] = {}		# CPU -> vmcb01
+        self.runs: dict[str, str] = {}		# vmcb01 -> guest
         self.access: dict[str, tuple[str, int, str]] = {}	# of a guest: r or w, RIP, value
-        self.mine = self.guest = self.era = ''
+        self.era = ''
         self.restored = False		# and L1 has not run yet
         self.begun = time.monotonic()
-        # A picture's: who -> from when on, the PAT; a guest -> the PATs that it was run with
+        # A picture's: who -> from when on, the PAT
         self.bands: dict[str, list[tuple[float, str]]] = {'L1': [], 'L2': [], 'L2 reads': []}
-        self.guests: dict[str, list[str]] = {}
         self.marks: list[tuple[float, str]] = []
 
     def band(self, name: str, value: str) -> None:
@@ -55,52 +74,67 @@ class Watch:
         if not band or band[-1][1] != value:
             band.append((time.monotonic() - self.begun, value))
 
-    def begin(self, name: str, believes: str) -> None:
-        self.phases.append(Phase(name, believes, self.guest))
+    def begin(self, name: str, believes: str, guest: str = '') -> Phase:
+        self.phases.append(Phase(name, believes, guest))
+        return self.phases[-1]
+
+    def pats(self, name: str) -> list[str]:
+        """Those of a band, one after the other."""
+        return [pat for _, pat in self.bands[name]]
+
+    def writes(self) -> dict[str, list[Phase]]:
+        """Each guest that wrote (a BIOS does not) -> the phases that this began."""
+        written = {name: [p for p in self.phases[1:] if p.guest == name] for name in self.guests}
+        return {name: phases for name, phases in written.items() if phases}
 
     def feed(self, line: str) -> None:
-        if line[0] == 'V':
-            self.vmrun(line.split())
-        elif line[0] == 'M':
-            _, _, _, vmcb, kind, rip, value = line.split()
-            if vmcb != self.mine:
-                self.access[self.guest] = kind, int(rip, 16), value
-        elif line[0] == 'A' and len(f := line.split()) == 6:	# the last line may be cut off
-            self.guest = self.era + f[5]
-        elif line.startswith('T # stack: '):
-            text = line[11:].strip()
-            self.marks.append((time.monotonic() - self.begun, text))
-            if m := RESTORED.match(line):
-                self.begin(m[1], self.phases[-1].believes)
-                self.restored = True
-                self.access.clear()
-            elif text.startswith('L1 restores'):
-                self.era += 'restored '	# a guest, which may get the vmcb12 of one that has gone
+        match line.split():
+            case ['V', _, cpu, vmcb, g_pat, _, _, _, _, rip, value, vmcb01, _, _]:
+                self.here[cpu] = vmcb01
+                if vmcb == vmcb01:
+                    self.l1_ran(vmcb01, g_pat)
+                else:
+                    self.l2_ran(vmcb01, g_pat, int(rip, 16), value)
+            case ['M', _, cpu, vmcb, kind, rip, value] if vmcb != self.here.get(cpu):
+                guest = self.runs.get(self.here.get(cpu, ''), '')
+                self.access[guest] = kind, int(rip, 16), value
+            case ['A', _, cpu, vmcb, _, vmcb12] if vmcb == self.here.get(cpu):
+                self.runs[vmcb] = self.era + vmcb12
+            case ['T', '#', 'stack:', *words]:
+                self.marks.append((time.monotonic() - self.begun, ' '.join(words)))
+                match words:
+                    case ['restored', name, *_]:
+                        self.of_all = self.begin(name, self.phases[-1].believes)
+                        self.phase_of.clear()
+                        self.access.clear()
+                        self.restored = True
+                    case ['L1', 'restores', *_]:	# a guest, which may get the vmcb12 of one before
+                        self.era += 'restored '
 
-    def vmrun(self, f: list[str]) -> None:
-        if len(f) != 14:
-            return
-        vmcb, g_pat, rip, value, self.mine = f[3], f[4], f[9], f[10], f[11]
-        if vmcb == self.mine:
-            self.restored = False
-            self.phases[-1].l1[g_pat] += 1
-            self.band('L1', g_pat)
-            return
-        if self.guest in self.access:
-            kind, at, wrote = self.access.pop(self.guest)
-            if int(rip, 16) == at + 2 and kind == 'w':
-                self.begin(wrote, wrote)
-                self.band('L2 reads', wrote)
-            elif int(rip, 16) == at + 2:
-                self.phases[-1].reads[value] += 1
-                self.band('L2 reads', value)
-        phase = self.phases[-1]
+    def l1_ran(self, vmcb01: str, g_pat: str) -> None:
+        self.restored = False
+        self.of_all.l1[g_pat] += 1
+        add_new(self.l1.setdefault(vmcb01, []), g_pat)
+        self.band('L1', g_pat)
+
+    def l2_ran(self, vmcb01: str, g_pat: str, rip: int, value: str) -> None:
+        name = self.runs.get(vmcb01, '')
+        guest = self.guests.setdefault(name, Guest())
+        kind, at, wrote = self.access.pop(name, ('', 0, ''))
+        if kind and rip == at + 2:		# WRMSR and RDMSR have two bytes
+            if kind == 'w':
+                self.phase_of[name] = self.begin(wrote, wrote, name)
+            else:
+                self.phase_of.get(name, self.of_all).reads[value] += 1
+            self.band('L2 reads', wrote if kind == 'w' else value)
+        phase = self.phase_of.get(name, self.of_all)
         (phase.first if self.restored else phase.l2)[g_pat] += 1
+        add_new(guest.pats, g_pat)
+        guest.on[vmcb01] += 1
+        guest.moves += guest.last not in ('', vmcb01)
+        guest.last = vmcb01
         self.band('L2', g_pat)
-        ran_with = self.guests.setdefault(self.guest, [])
-        if ran_with[-1:] != [g_pat]:
-            ran_with.append(g_pat)
-        self.band(f'guest {[*self.guests].index(self.guest) + 1}', g_pat)
+        self.band(f'guest {[*self.guests].index(name) + 1}', g_pat)
 
 
 # ---- A picture ----

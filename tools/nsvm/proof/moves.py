@@ -32,6 +32,9 @@ class Vmm:
         return f'dir=/room/{directory} machine={self.machine} cpu={self.cpu}\n'
 
 
+INSTALLED = Vmm('installed', Path('/'))
+
+
 class Host(NamedTuple):
     """L0: a kernel of KINDS, and a QEMU on it"""
     kernel: str
@@ -137,7 +140,7 @@ def parse_arrivals(watch: Watch, log_text: str) -> list[Arrival | str]:
         end = re.search(r'^# stack: end flags \S+ g_pat (\S+)', part, re.M)
         # What L2 said comes when that QEMU has ended
         arrivals.append(Arrival(who, flags, g_pat, end[1] if end else '',
-                                next(phases, Phase(who, '')),
+                                next(phases, Phase(who)),
                                 parse_reads(part.rpartition('L2 goes on')[2])))
     return arrivals
 
@@ -212,4 +215,4 @@ def format_arrival(title: str, who: str, a: Arrival | str | None) -> str:
         return f'{title:<32}  {who:<15}  {"" if a is None else "refused"}'
     p = a.phase
     return ROW(title, a.who, a.flags, f'{p.first.total():>6}, {p.first[CARRIED]:>4}',
-               f'{p.l2.total():>6}, {p.right:>6}', a.g_pat, a.end, len(a.reads))
+               f'{p.l2.total():>6}, {p.l2[CARRIED]:>6}', a.g_pat, a.end, len(a.reads))

@@ -48,15 +48,15 @@ from kernel.kernels import Kernel
 from lib import jobs, ktap
 from lib.base import Base, names, put
 from lib.kind import has_gpat, is_opt_in, mainline
-from lib.pat import LINUX, NAMES, RESET
+from lib.pat import LINUX, NAMES
 from lib.say import Fatal, Ticker, elapsed, say
 from lib.settings import place, settings
 from machine import boot, levels, qemu
 from proof import suites, vmruns
-from proof.moves import (CARRIED, HEAD, KINDS, OLD, PATS, REFUSAL, Arrival, Host, Move, Vmm,
-                         find_restore_fault, find_socket_fault, format_arrival, parse_arrivals,
-                         parse_reads)
-from proof.watch import Watch, page, svg
+from proof.moves import (CARRIED, HEAD, INSTALLED, KINDS, OLD, PATS, REFUSAL, Arrival, Host, Move,
+                         Vmm, find_restore_fault, find_socket_fault, format_arrival,
+                         parse_arrivals, parse_reads)
+from proof.watch import Phase, Watch, page, svg
 from source import tree, vmm
 from source.debian import NOT_HERE
 
@@ -166,13 +166,12 @@ class Lab:
             l2: what L2 does, see machine/stack.
             more: files, by their names in the room.
         """
-        roots, files = self.write_vmms([Vmm('installed', Path('/')),
-                                        *(v for v in vmms if v.name != 'installed')])
+        roots, files = self.write_vmms([INSTALLED, *(v for v in vmms if v.name != 'installed')])
         first = self.base.before[0] if self.base.before else self.base	# of the distribution
         self.room = levels.room(first, kernels.stock_kernel(tree.make(first)), roots, l2,
                                 files | (more or {}), self.dir / 'room')
 
-    def run(self, k: str, label: str, command: str, l1s: int = 1, believes: str = RESET) -> Seen:
+    def run(self, k: str, label: str, command: str, l1s: int = 1) -> Seen:
         """Boot L0.
 
         Args:
@@ -180,9 +179,8 @@ class Lab:
             label: of the files in results.
             command: of machine/stack.
             l1s: how many L1s run one after the other, for the time limit.
-            believes: the PAT that L2 has at first.
         """
-        watch, check = Watch(believes), vmruns.Check(label)
+        watch, check = Watch(), vmruns.Check(label)
         results, limit = self.base.results, settings.number('TIMEOUT') * l1s
 
         def feed(line: str) -> None:
@@ -200,8 +198,8 @@ class Lab:
     def judge_view(self, host: Host, name: str, check: vmruns.Check) -> None:
         """Is what the plugin saw right?  That is known where L2 has a PAT of its own."""
         if host.has_own:
-            self.report.item(check.ok, f'{name}: VMRUNs',
-                             check.figures if check.ok else check.text().split('\n')[0])
+            is_ok, text = vmruns.verdict(check)
+            self.report.item(is_ok, f'{name}: VMRUNs', text)
 
     def judge_work(self, name: str, log_text: str) -> None:
         works = 'memory is wrong' not in log_text and re.search('L2 (is done|goes on)', log_text)
@@ -282,14 +280,18 @@ def has_kept(l1_pats: list[str]) -> bool:
     return l1_pats[-1:] == [LINUX] and l1_pats.count(LINUX) == 1
 
 
-def judge_pats(lab: Lab, title: str, host: Host, seen: Seen) -> None:
+def find_pat_fault(p: Phase, has_own: bool) -> str:
     """L2 runs with its own PAT from the first VMRUN on, or with that of L1 whatever it wrote."""
-    faults, phases = [], seen.watch.phases[:1 + len(PATS)]
-    for p in phases:
-        must = p.l2.total() if host.has_own else 0
-        if not p.l2 or p.right != must or set(p.reads) - {p.believes}:
-            faults.append(f'{p.name}: of {p.l2.total()} VMRUNs {p.right} had {p.believes}, '
-                          f'{must} must; RDMSR: {" ".join(p.reads) or "-"}')
+    must = p.l2.total() if has_own else 0
+    if p.l2 and p.right == must and not set(p.reads) - {p.believes}:
+        return ''
+    return (f'{p.name}: of {p.l2.total()} VMRUNs {p.right} had {p.believes}, {must} must; '
+            f'RDMSR: {" ".join(p.reads) or "-"}')
+
+
+def judge_pats(lab: Lab, title: str, host: Host, seen: Seen) -> None:
+    phases = seen.watch.phases[:1 + len(PATS)]
+    faults = [fault for p in phases if (fault := find_pat_fault(p, host.has_own))]
     if [p.name for p in phases] != ['start', *PATS]:
         faults.append(f'L2 wrote {" ".join(p.name for p in phases[1:]) or "nothing"}')
     figures = f'{sum(p.right for p in phases)} of {sum(p.l2.total() for p in phases)} VMRUNs'
@@ -331,7 +333,7 @@ def run_file(lab: Lab, states: tuple[str, ...] = ('guest', 'host')) -> list[str]
     for saver in lab.kernel_of:
         lab.run(saver, f'stack-save-{saver}', save, len(vmms))
         for restorer in lab.kernel_of:
-            seen = lab.run(restorer, f'stack-{saver}-{restorer}', restore, len(pairs), CARRIED)
+            seen = lab.run(restorer, f'stack-{saver}-{restorer}', restore, len(pairs))
             arrivals = parse_arrivals(seen.watch, seen.log_text)[:len(pairs)]
             for (a, b, state), arrival in zip_longest(pairs, arrivals):
                 title, who = f'{saver} -> {restorer}, {b.name}', f'{a.name}-{state}'
@@ -419,15 +421,16 @@ def judge_vcpus(lab: Lab, host: Host, watch: Watch) -> None:
         wrote = [p.name for p in phases]
         if wrote != PATS[n::2]:
             faults.append(f'vCPU {n} wrote {" ".join(wrote)}')
-        faults += [f'vCPU {n}, {p.name}: {p.right} of {p.l2.total()} VMRUNs had it' for p in phases
-                   if not p.l2 or p.right != (p.l2.total() if host.has_own else 0)]
+        faults += [f'vCPU {n}, {fault}' for p in phases
+                   if (fault := find_pat_fault(p, host.has_own))]
     k, whose = host.kernel, 'its own PAT' if host.has_own else 'the PAT of L1'
     lab.report.item(not faults, f'{k}: each vCPU of L2 runs with {whose}',
                     faults[0] if faults else '')
     moves = [watch.guests[name].moves for name in writes]
     lab.report.item(bool(moves) and all(moves), f'{k}: L2 moves between the vCPUs of L1',
                     ' and '.join(f'{n} times' for n in moves))
-    l1_pats = [pats for pats in watch.l1.values() if LINUX in pats]
+    l1_pats = [pats for name in watch.bands if name.startswith('L1 ')
+               and LINUX in (pats := watch.pats(name))]
     lab.report.item(len(l1_pats) == 2 and all(map(has_kept, l1_pats)),
                     f'{k}: each vCPU of L1 keeps its PAT', ', '.join(map(' '.join, l1_pats)))
 
@@ -478,13 +481,13 @@ PARTS = {'pats': Part(run_pats), 'file': Part(run_file), 'socket': Part(run_sock
 
 
 def main(args: list[str]) -> int:
-    wanted = args[0] if args else ''
-    if wanted == 'xen':
+    if args[:1] == ['xen']:
         from proof import xen
         return xen.main(args[1:])
-    path = Path(wanted).expanduser()
-    if len(args) > 1 or wanted not in ('', *PARTS) and not path.exists():
-        raise Fatal(f'usage: stack [{"|".join(PARTS)}] [VMM=...]')
-    names_wanted = [wanted] if wanted else [*PARTS][:3]
-    parts = PARTS | {wanted: Part(partial(run_suite, path=path))} if wanted not in PARTS else PARTS
-    return run_parts('stack', prepare(), {name: parts[name] for name in names_wanted}, [])
+    parts = {}
+    for wanted in args or [*PARTS][:3]:
+        path = Path(wanted).expanduser()
+        if len(args) > 1 or wanted not in PARTS and not path.exists():
+            raise Fatal(f'usage: stack [{"|".join(PARTS)}] [VMM=...]')
+        parts[wanted] = PARTS.get(wanted, Part(partial(run_suite, path=path)))
+    return run_parts('stack', prepare(), parts, [])

@@ -2,7 +2,7 @@
 """What a log of VMRUNs says of the guests of a guest: with which PAT the CPU ran each, in phases
 
 A phase begins when L2 writes IA32_PAT, or with a line of machine/stack that says that a saved
-L1 was restored.  What L2 believes to have is what it wrote last.
+L1 was restored.
 
 L0 has one VMCB for all that a vCPU of L1 runs.  Which guest of L1, or which vCPU of L2, that is,
 tells the vmcb12 of L1's last VMRUN there (line A), wherever L1 runs it.
@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from lib.pat import TYPES, combined
+from lib.pat import RESET, TYPES, combined
 from lib.svg import Names, Picture, colours_of
 
 
@@ -20,16 +20,10 @@ def page(pat: str) -> str:
     return combined(TYPES.get(int(pat[-4:-2], 16), '?'), 'WB') if pat else '?'
 
 
-def add_new(values: list[str], value: str) -> None:
-    """Append a value, unless it is the last one already."""
-    if values[-1:] != [value]:
-        values.append(value)
-
-
 @dataclass
 class Phase:
     name: str
-    believes: str
+    believes: str = ''		# what L2 wrote last, if that was here
     guest: str = ''		# vmcb12 of who wrote it
     l2: Counter[str] = field(default_factory=Counter)	# g_pat of L2's VMRUNs
     first: Counter[str] = field(default_factory=Counter)  # of those before L1 ran, after a restore
@@ -44,7 +38,7 @@ class Phase:
 @dataclass
 class Guest:
     """A guest of L1, or a vCPU of L2"""
-    pats: list[str] = field(default_factory=list)	# that it ran with, one after the other
+    number: int		# from 1 on, in the order in which they were run first
     on: Counter[str] = field(default_factory=Counter)	# vmcb01 of a vCPU of L1 -> VMRUNs there
     moves: int = 0		# from one vCPU of L1 to another
     last: str = ''		# the vmcb01 where it ran last
@@ -53,19 +47,18 @@ class Guest:
 class Watch:
     """Lines go in by feed() as they come"""
 
-    def __init__(self, believes: str) -> None:
-        self.phases = [Phase('start', believes)]
-        self.of_all = self.phases[0]		# the phase of a guest that has not written since
+    def __init__(self) -> None:
+        self.of_all = Phase('start', RESET)	# the phase of a guest that has not written since
+        self.phases = [self.of_all]
         self.phase_of: dict[str, Phase] = {}	# and of one that has
         self.guests: dict[str, Guest] = {}	# by vmcb12
-        self.l1: dict[str, list[str]] = {}	# vmcb01 -> each PAT that this vCPU of L1 ran with
         self.here: dict[str, str] = {}		# CPU -> vmcb01
         self.runs: dict[str, str] = {}		# vmcb01 -> guest
         self.access: dict[str, tuple[str, int, str]] = {}	# of a guest: r or w, RIP, value
         self.era = ''
         self.restored = False		# and L1 has not run yet
         self.begun = time.monotonic()
-        # A picture's: who -> from when on, the PAT
+        # Who -> from when on, the PAT: also "guest 1" and so on, and vCPUs of L1 as "L1 vmcb01"
         self.bands: dict[str, list[tuple[float, str]]] = {'L1': [], 'L2': [], 'L2 reads': []}
         self.marks: list[tuple[float, str]] = []
 
@@ -74,12 +67,8 @@ class Watch:
         if not band or band[-1][1] != value:
             band.append((time.monotonic() - self.begun, value))
 
-    def begin(self, name: str, believes: str, guest: str = '') -> Phase:
-        self.phases.append(Phase(name, believes, guest))
-        return self.phases[-1]
-
     def pats(self, name: str) -> list[str]:
-        """Those of a band, one after the other."""
+        """The PATs of a band, one after the other."""
         return [pat for _, pat in self.bands[name]]
 
     def writes(self) -> dict[str, list[Phase]]:
@@ -104,7 +93,8 @@ class Watch:
                 self.marks.append((time.monotonic() - self.begun, ' '.join(words)))
                 match words:
                     case ['restored', name, *_]:
-                        self.of_all = self.begin(name, self.phases[-1].believes)
+                        self.of_all = Phase(name)
+                        self.phases.append(self.of_all)
                         self.phase_of.clear()
                         self.access.clear()
                         self.restored = True
@@ -114,27 +104,27 @@ class Watch:
     def l1_ran(self, vmcb01: str, g_pat: str) -> None:
         self.restored = False
         self.of_all.l1[g_pat] += 1
-        add_new(self.l1.setdefault(vmcb01, []), g_pat)
         self.band('L1', g_pat)
+        self.band(f'L1 {vmcb01}', g_pat)
 
     def l2_ran(self, vmcb01: str, g_pat: str, rip: int, value: str) -> None:
         name = self.runs.get(vmcb01, '')
-        guest = self.guests.setdefault(name, Guest())
+        guest = self.guests.setdefault(name, Guest(len(self.guests) + 1))
         kind, at, wrote = self.access.pop(name, ('', 0, ''))
         if kind and rip == at + 2:		# WRMSR and RDMSR have two bytes
             if kind == 'w':
-                self.phase_of[name] = self.begin(wrote, wrote, name)
+                self.phase_of[name] = Phase(wrote, wrote, name)
+                self.phases.append(self.phase_of[name])
             else:
                 self.phase_of.get(name, self.of_all).reads[value] += 1
             self.band('L2 reads', wrote if kind == 'w' else value)
         phase = self.phase_of.get(name, self.of_all)
         (phase.first if self.restored else phase.l2)[g_pat] += 1
-        add_new(guest.pats, g_pat)
         guest.on[vmcb01] += 1
         guest.moves += guest.last not in ('', vmcb01)
         guest.last = vmcb01
         self.band('L2', g_pat)
-        self.band(f'guest {[*self.guests].index(name) + 1}', g_pat)
+        self.band(f'guest {guest.number}', g_pat)
 
 
 # ---- A picture ----

@@ -36,8 +36,8 @@ from lib.say import Fatal, say
 from lib.settings import place
 from machine import boot, levels
 from proof import stack
-from proof.moves import (CARRIED, KINDS, PATS, XEN, Arrival, Host, Move, Vmm, find_restore_fault,
-                         find_socket_fault, parse_arrivals)
+from proof.moves import (CARRIED, INSTALLED, KINDS, PATS, XEN, Arrival, Host, Move, Vmm,
+                         find_restore_fault, find_socket_fault, parse_arrivals)
 from proof.stack import Lab, Part, Seen
 from proof.watch import Watch, svg
 from source import debian, release
@@ -45,7 +45,6 @@ from source import debian, release
 VERSIONS = {'bookworm': '4.17', 'trixie': '4.20'}
 FIRST, SECOND = PATS[:2]		# what two guests write
 NAMED = NAMES | {XEN: 'Xen'}
-INSTALLED = Vmm('installed', Path('/'))
 TRIES = 4
 COUNT = 10		# migrations over a socket
 CC = ['gcc', '-m32', '-march=i686', '-Os', '-Wall', '-Wextra', '-Werror', '-ffreestanding',
@@ -177,15 +176,17 @@ def has_own(k: str) -> bool:
 
 def find_guests(watch: Watch) -> list[list[str]]:
     """The PATs of each guest, in the order in which they were started."""
-    return [g.pats for name, g in watch.guests.items() if not name.startswith('restored')]
+    return [watch.pats(f'guest {guest.number}') for name, guest in watch.guests.items()
+            if not name.startswith('restored')]
 
 
 def find_restored(watch: Watch) -> list[str]:
     """The PATs of the first of two guests, after it was restored"""
     second = [*watch.guests][1:2]
-    of_first = [g.pats for name, g in watch.guests.items()
-                if name.startswith('restored') and name.split()[-1] not in second]
-    return of_first[0] if of_first else []
+    for name, guest in watch.guests.items():
+        if name.startswith('restored') and name.split()[-1] not in second:
+            return watch.pats(f'guest {guest.number}')
+    return []
 
 
 def expect(own: bool, wrote: list[list[str]]) -> tuple[list[str], list[list[str]]]:
@@ -312,7 +313,7 @@ def run_two(lab: Lab) -> list[str]:
 def restore(lab: Lab, label: str, move: Move) -> Arrival | str | None:
     """What was saved while a guest runs goes on, or does not, see parse_arrivals()."""
     saver, restorer = move.source.vmm.name, move.target.vmm.name
-    seen = lab.run(move.target.kernel, label, f'restore:{restorer}-{saver}-guest', 2, CARRIED)
+    seen = lab.run(move.target.kernel, label, f'restore:{restorer}-{saver}-guest', 2)
     return next(iter(parse_arrivals(seen.watch, seen.log_text)), None)
 
 

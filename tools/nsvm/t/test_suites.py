@@ -1,17 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0
-"""proof/suites.py and proof/vcpus.py: what tests of others say; what each vCPU of L2 ran with"""
-import contextlib
-import io
+"""proof/suites.py: what tests of others say"""
 import sys
 import tempfile
 import unittest
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from lib import ktap
-from lib.pat import LINUX, RESET
 from lib.say import Fatal
-from proof import suites, vcpus
+from proof import suites
 
 CONFIG = '''\
 [svm]
@@ -75,57 +71,6 @@ class Suites(unittest.TestCase):
             self.assertEqual(suites.difference(UNIT, UNIT.replace('FAIL: b\n', other)), differ)
         self.assertIn('no end', suites.difference(*[UNIT.replace('SUMMARY', '')] * 2))
         self.assertEqual(suites.difference('', ''), 'no result, no end')
-
-
-def v(vmcb: str, g_pat: str, rip: str, vmcb01: str, cpu: int = 0) -> str:
-    return f'V 1 {cpu} {vmcb} {g_pat} 0 1 0 1 {rip} 0 {vmcb01} {LINUX} 0'
-
-
-A, B = '0001050600070406', '0007010600070106'
-# vCPU x of L2 runs on vCPU a of L1, writes A, and goes on on vCPU b, where vCPU y wrote B
-LOG = [v('a', LINUX, '1', 'a'), 'A 1 0 a 9 x', v('a2', RESET, '10', 'a'), f'M 1 0 a2 w 20 {A}',
-       v('a', LINUX, '1', 'a'), 'A 1 0 a 9 x', v('a2', A, '22', 'a'), v('b', LINUX, '1', 'b', 1),
-       'A 1 1 b 9 y', v('b2', RESET, '10', 'b', 1), f'M 1 1 b2 w 30 {B}',
-       v('b', LINUX, '1', 'b', 1), 'A 1 1 b 9 y', v('b2', B, '32', 'b', 1), 'A 1 1 b 9 x',
-       v('b2', A, '40', 'b', 1), 'A 1 0 a 9 y', v('a2', B, '50', 'a')]
-
-
-class Vcpus(unittest.TestCase):
-    def judged(self, own: bool, *log: str) -> list[str]:
-        w = vcpus.Watch()
-        for line in log:
-            w.feed(line)
-        with tempfile.TemporaryDirectory() as d, contextlib.redirect_stdout(io.StringIO()):
-            report = ktap.Report(Path(d) / 'x')
-            vcpus.judge(report, 'k', own, w, [A, B])
-        self.rows = vcpus.rows('k', w)
-        return [i.verdict for i in report.items]
-
-    def test_series(self) -> None:
-        self.assertEqual(self.judged(True, *LOG), ['ok', 'ok', 'ok'])
-        self.assertRegex(self.rows[1],
-                         r'vCPU 1  0007010600070106 Windows +2 +2  2 and 1 in all, moved 1 ')
-
-    def test_stock(self) -> None:
-        stock = [line.replace(f'2 {A} 0', f'2 {LINUX} 0').replace(f'2 {B} 0', f'2 {LINUX} 0')
-                 for line in LOG]
-        self.assertEqual(self.judged(False, *stock), ['ok', 'ok', 'ok'])
-        self.assertEqual(self.judged(True, *stock), ['not ok', 'ok', 'ok'])
-        self.assertEqual(self.judged(False, *LOG), ['not ok', 'ok', 'ok'])
-
-    def test_one_runs_with_the_others(self) -> None:
-        log = [*LOG[:-1], LOG[-1].replace(B, A)]
-        self.assertEqual(self.judged(True, *log), ['not ok', 'ok', 'ok'])
-
-    def test_l1_loses_its_pat(self) -> None:
-        self.assertEqual(self.judged(True, *LOG, v('b', A, '1', 'b')), ['ok', 'ok', 'not ok'])
-
-    def test_it_does_not_move(self) -> None:
-        self.assertEqual(self.judged(True, *LOG[:-4]), ['ok', 'not ok', 'ok'])
-
-    def test_write_that_was_refused(self) -> None:
-        refused = [f'M 1 0 a2 w 20 {A}', v('a2', RESET, '20', 'a')]
-        self.assertEqual(self.judged(True, *LOG[:3], *refused, *LOG[3:]), ['ok', 'ok', 'ok'])
 
 
 if __name__ == '__main__':

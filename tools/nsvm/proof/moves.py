@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """An L1 with an L2 moves from one L0 to another: with which PAT does L2 go on?"""
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,25 +81,18 @@ class Move:
     target: Host
     is_xen: bool = False		# L1 leaves IA32_PAT to L2; KVM writes what L2 has to vmcb12.g_pat
 
-    @property
-    def is_sent(self) -> bool:
-        """The stream has L2's PAT, if L2 is active."""
-        return self.source.has_own and self.source.vmm.asks
-
-    @property
-    def is_refused(self) -> bool:
-        """The target does not take it."""
-        return self.is_sent and not self.target.has_own
-
-    def expect(self, is_active: bool) -> Expected:
-        """What the table says of this move, for PATs of L2 that are CARRIED when L1 is saved."""
+    def expect(self, is_active: bool = True) -> Expected | None:
+        """What the table says of an L2 whose PAT is CARRIED; None if the target refuses it."""
         hpat, vmcb12 = LINUX, CARRIED
         if self.is_xen:
             hpat, vmcb12 = (XEN, CARRIED) if self.source.has_own else (CARRIED, RESET)
         first, after, end = hpat, hpat, vmcb12
-        if self.is_sent and self.target.has_own:
+        is_sent = self.source.has_own and self.source.vmm.asks
+        if is_sent and is_active and not self.target.has_own:
+            return None
+        if is_sent and self.target.has_own:
             first = CARRIED
-        if is_active and not self.is_sent and self.target.kind == 'asked':
+        if is_active and not is_sent and self.target.kind == 'asked':
             end = hpat
         elif self.target.has_own:
             after = vmcb12
@@ -115,11 +108,6 @@ class Arrival(NamedTuple):
     end: str		# and in the end
     phase: Phase
     reads: list[tuple[int, str, str]]	# of L2, as it says: number, RDMSR, is its memory right?
-
-    @property
-    def is_active(self) -> bool:
-        """Was L2, when it was saved?"""
-        return self.who.endswith('guest')
 
 
 def parse_reads(log_text: str) -> list[tuple[int, str, str]]:
@@ -177,21 +165,18 @@ def find_fault(a: Arrival, must: Expected, is_last: bool = True) -> str:
 
 def find_restore_fault(arrival: Arrival | str | None, move: Move, is_active: bool = True) -> str:
     """The same of one that was saved; None if it neither arrived nor was refused."""
-    reason = arrival if isinstance(arrival, str) else ''
-    if move.is_refused and is_active:
+    reason, must = arrival if isinstance(arrival, str) else '', move.expect(is_active)
+    if not must:
         return '' if REFUSAL in reason else f'is not refused: {reason}'
-    if not isinstance(arrival, Arrival):
-        return f'is not restored: {reason}'
-    return find_fault(arrival, move.expect(arrival.is_active))
+    return find_fault(arrival, must) if isinstance(arrival, Arrival) else f'is not restored: {reason}'
 
 
 def find_socket_fault(arrivals: list[Arrival], move: Move, log_text: str, count: int) -> str:
     """The same of migrations over a socket, as many as count, all on the target but the first."""
     for i, a in enumerate(arrivals, 1):
-        source = move.source if i == 1 else move.target
-        must = Move(source, move.target, move.is_xen).expect(a.is_active)
-        if fault := find_fault(a, must, i == len(arrivals)):
+        if fault := find_fault(a, move.expect(a.who.endswith('guest')), i == len(arrivals)):
             return f'number {i}: {fault}'
+        move = replace(move, source=move.target)
     if len(arrivals) != count:
         return f'{len(arrivals)} of {count} migrations'
     numbers = [n for n, _, _ in parse_reads(log_text)]

@@ -147,11 +147,7 @@ class Lab:
         return self.base.b / 'stack'
 
     def write_vmms(self, vmms: list[Vmm]) -> tuple[dict[str, Path], dict[str, Path]]:
-        """What machine/stack reads of each.
-
-        Returns:
-            Directories of the room, one for all QEMUs with the same root, and files.
-        """
+        """Directories of the room, one for all QEMUs with the same root; a .vmm file for each."""
         name_of = {v.root: v.name for v in reversed(vmms)}
         files = {f'{v.name}.vmm': self.dir / f'{v.name}.vmm' for v in vmms}
         for v in vmms:
@@ -159,27 +155,14 @@ class Lab:
         return {name_of[v.root]: v.root for v in vmms}, files
 
     def fill_room(self, vmms: list[Vmm], l2: str, more: dict[str, Path] | None = None) -> None:
-        """With Linux as L1 and as L2.
-
-        Args:
-            vmms: of L0.
-            l2: what L2 does, see machine/stack.
-            more: files, by their names in the room.
-        """
+        """With Linux as L1, and as L2, which does what l2 says; more: files, by names there."""
         roots, files = self.write_vmms([INSTALLED, *(v for v in vmms if v.name != 'installed')])
         first = self.base.before[0] if self.base.before else self.base	# of the distribution
         self.room = levels.room(first, kernels.stock_kernel(tree.make(first)), roots, l2,
                                 files | (more or {}), self.dir / 'room')
 
     def run(self, k: str, label: str, command: str, l1s: int = 1) -> Seen:
-        """Boot L0.
-
-        Args:
-            k: its kernel.
-            label: of the files in results.
-            command: of machine/stack.
-            l1s: how many L1s run one after the other, for the time limit.
-        """
+        """Boot L0 for one command of machine/stack; l1s: how many L1s it runs, for the limit."""
         watch, check = Watch(), vmruns.Check(label)
         results, limit = self.base.results, settings.number('TIMEOUT') * l1s
 
@@ -230,15 +213,7 @@ def prepare() -> Base:
 
 
 def run_parts(program: str, base: Base, parts: dict[str, Part], head: list[str]) -> int:
-    """Run parts, and keep what comes of them.
-
-    Args:
-        program: results are PROGRAM.ktap and PROGRAM.txt.
-        head: of the table for people.
-
-    Returns:
-        The exit status.
-    """
+    """Run parts, and write PROGRAM.ktap and PROGRAM.txt; returns the exit status."""
     report, rows = ktap.Report(base.results / f'{program}.ktap'), [*head]
     for name, part in parts.items():
         report.group(name)

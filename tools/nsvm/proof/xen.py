@@ -64,13 +64,11 @@ ROW = '{:<20}  {:<6}  {:<17}  {}'.format
 
 def fill_room(lab: Lab, suite: str, settings: tuple[str, str, str], files: dict[str, Path],
               v: Vmm = INSTALLED) -> None:
-    """With Xen as L1.
+    """With the Xen of a suite as L1.
 
     Args:
-        suite: of Debian, whose Xen it is.
         settings: megabytes, modules with their command lines, command line.
-        files: beside it, by their names in the room.
-        v: the QEMU that runs it.
+        files: more, by their names in the room.
     """
     version = VERSIONS[suite]
     root = debian.root(suite, f'xen-{version}', [f'xen-hypervisor-{version}-amd64'])
@@ -342,9 +340,10 @@ def run_moved(lab: Lab) -> list[str]:
 
 def name_end(move: Move) -> str:
     """What becomes of the guest, for people."""
-    if move.is_refused:
+    must = move.expect()
+    if not must:
         return 'is refused'
-    if move.expect(True).after != CARRIED:
+    if must.after != CARRIED:
         return 'loses its PAT'
     is_shared = 'shared' == KINDS[move.source.kernel] == KINDS[move.target.kernel]
     return 'shares its PAT' if is_shared else 'keeps its PAT'

@@ -3,14 +3,13 @@
 import re
 import sys
 import unittest
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from lib.pat import LINUX, NAMES, RESET
+from lib.pat import LINUX, RESET
 from proof import stack
 from proof.moves import CARRIED, INSTALLED, OLD, PATS, Host, Vmm
-from proof.watch import page, svg
+from proof.watch import page
 from vmrunlog import run, verdicts, watch, write
 
 SERIES = [run('a', LINUX), run('b', RESET), write(CARRIED), run('a', LINUX),
@@ -58,13 +57,6 @@ class Pats(unittest.TestCase):
                 ('ok ok not ok', self.judged('series', '', ''))):
             self.assertEqual(' '.join(result), must)
 
-    def test_svg(self) -> None:
-        w = watch('T # stack: L1 is up', *SERIES, 'T # stack: L2 is done')
-        texts = [e.text for e in ET.fromstring(svg({'a < b': w}, NAMES)).iter(
-            '{http://www.w3.org/2000/svg}text')]
-        self.assertLessEqual({'a < b', f'{CARRIED} VirtualBox', f'{LINUX} Linux', 'end'},
-                             set(texts))
-
     def test_older(self) -> None:
         asks = Vmm('patched', Path('/q'), 'pc', asks=True)
         self.assertEqual([(v.name, v.machine, v.asks) for v in stack.add_older([INSTALLED, asks])],
@@ -106,10 +98,6 @@ class Vcpus(unittest.TestCase):
                 ('ok not ok ok', 'series', VCPUS[:-3]),
                 ('ok ok not ok', 'series', [*VCPUS, run('a1', RESET, '1', '0', 'a1', 1)])):
             self.assertEqual(self.judged(k, lines), must)
-
-    def test_rows(self) -> None:
-        rows = stack.format_vcpus('k', watch(*VCPUS))
-        self.assertRegex(rows[1], r'vCPU 0 +0007040600070406 reset +2 +2  4 and 1 in all, moved 1 ')
 
 
 if __name__ == '__main__':

@@ -75,12 +75,6 @@ class Guests(unittest.TestCase):
                                           (False, before, saved), (True, before, saved + cannot)):
             self.assertEqual(xen.has_ended(stack.Seen(watch(*seen), None, log_text)), has_ended)
 
-    def test_rows(self) -> None:
-        rows = xen.format_guests('Xen', 'stock', watch(*of_two('stock')))
-        self.assertEqual([line.split('  ')[-1] for line in rows],
-                         ['reset > Xen > FreeBSD > Windows', 'Xen > FreeBSD > Windows',
-                          'FreeBSD > Windows', 'Windows'])
-
 
 if __name__ == '__main__':
     unittest.main()

@@ -79,7 +79,7 @@ class Move:
     """
     source: Host
     target: Host
-    is_xen: bool = False		# L1 leaves IA32_PAT to L2; KVM writes what L2 has to vmcb12.g_pat
+    is_xen: bool = False	# L1 leaves IA32_PAT to L2; KVM writes what L2 has to vmcb12.g_pat
 
     def expect(self, is_active: bool = True) -> Expected | None:
         """What the table says of an L2 whose PAT is CARRIED; None if the target refuses it."""
@@ -168,7 +168,9 @@ def find_restore_fault(arrival: Arrival | str | None, move: Move, is_active: boo
     reason, must = arrival if isinstance(arrival, str) else '', move.expect(is_active)
     if not must:
         return '' if REFUSAL in reason else f'is not refused: {reason}'
-    return find_fault(arrival, must) if isinstance(arrival, Arrival) else f'is not restored: {reason}'
+    if not isinstance(arrival, Arrival):
+        return f'is not restored: {reason}'
+    return find_fault(arrival, must)
 
 
 def find_socket_fault(arrivals: list[Arrival], move: Move, log_text: str, count: int) -> str:
@@ -189,8 +191,8 @@ def find_socket_fault(arrivals: list[Arrival], move: Move, log_text: str, count:
 # ---- for people ----
 
 ROW = '{:<32}  {:<15}  {:>5}  {:>12}  {:>14}  {:<16}  {:<16}  {:>3}'.format
-HEAD = ['', 'flags: of nested state, restored; bit 0: L2 is active.  VMRUNs of L2 until L1 ran, and '
-        'after that; and with L2\'s PAT',
+HEAD = ['', 'flags: of nested state, restored; bit 0: L2 is active.  VMRUNs of L2 until L1 ran, '
+        'and after that; and with L2\'s PAT',
         ROW('from -> to', 'from, while in', 'flags', 'until L1', 'after', 'vmcb12.g_pat',
             'in the end', 'L2 counts')]
 

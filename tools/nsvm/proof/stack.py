@@ -41,7 +41,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 
 from kernel import kernels
 from kernel.kernels import Kernel
@@ -296,26 +296,43 @@ def run_pats(lab: Lab) -> list[str]:
 
 # ---- migration ----
 
+def move_each(lab: Lab, program: str, pairs: list[tuple[Vmm, Vmm, str]], is_xen: bool = False
+              ) -> Iterator[tuple[Move, str, Arrival | str | None, str]]:
+    """Save L1 on each kernel, and restore it on each.
+
+    Args:
+        program: what labels begin with.
+        pairs: the QEMUs that save and restore it, and whether L2 is active then: guest or host.
+
+    Returns:
+        The move, who saved L1, what came of it as parse_arrivals() has it, and what is wrong.
+    """
+    savers = dict.fromkeys(a.name for a, _, _ in pairs)
+    states = dict.fromkeys(state for _, _, state in pairs)
+    save = f'save:{"/".join(states)}:{":".join(savers)}'
+    restore = 'restore:' + ':'.join(f'{b.name}-{a.name}-{state}' for a, b, state in pairs)
+    for saver in lab.kernel_of:
+        lab.run(saver, f'{program}-save-{saver}', save, 1 + len(savers))
+        for restorer in lab.kernel_of:
+            seen = lab.run(restorer, f'{program}-{saver}-{restorer}', restore, 1 + len(pairs))
+            arrivals = parse_arrivals(seen.watch, seen.log_text)[:len(pairs)]
+            for (a, b, state), arrival in zip_longest(pairs, arrivals):
+                move = Move(Host(saver, a), Host(restorer, b), is_xen)
+                yield (move, f'{a.name}-{state}', arrival,
+                       find_restore_fault(arrival, move, state == 'guest'))
+
+
 def run_file(lab: Lab, states: tuple[str, ...] = ('guest', 'host')) -> list[str]:
     """states: of L2 when L1 is saved, active and not"""
     vmms = add_older(find_vmms('installed newest'))
     lab.fill_room(vmms, f'{CARRIED}:on')
     pairs = [(a, b, state) for i, a in enumerate(vmms) for b in vmms[i:]	# none goes back
              if a.machine == b.machine for state in states]
-    save = f'save:{"/".join(states)}:{":".join(v.name for v in vmms)}'
-    restore = 'restore:' + ':'.join(f'{b.name}-{a.name}-{state}' for a, b, state in pairs)
     rows = [*HEAD]
-    for saver in lab.kernel_of:
-        lab.run(saver, f'stack-save-{saver}', save, len(vmms))
-        for restorer in lab.kernel_of:
-            seen = lab.run(restorer, f'stack-{saver}-{restorer}', restore, len(pairs))
-            arrivals = parse_arrivals(seen.watch, seen.log_text)[:len(pairs)]
-            for (a, b, state), arrival in zip_longest(pairs, arrivals):
-                title, who = f'{saver} -> {restorer}, {b.name}', f'{a.name}-{state}'
-                fault = find_restore_fault(arrival, Move(Host(saver, a), Host(restorer, b)),
-                                           state == 'guest')
-                lab.report.item(not fault, f'{title}, saved by {who}', fault or 'as it must be')
-                rows.append(format_arrival(title, who, arrival))
+    for move, who, arrival, fault in move_each(lab, 'stack', pairs):
+        title = f'{move.source.kernel} -> {move.target.kernel}, {move.target.vmm.name}'
+        lab.report.item(not fault, f'{title}, saved by {who}', fault or 'as it must be')
+        rows.append(format_arrival(title, who, arrival))
     return rows
 
 

@@ -98,7 +98,7 @@ class Watch:
                         self.phase_of.clear()
                         self.access.clear()
                         self.restored = True
-                    case ['L1', 'restores', *_]:	# a guest, which may get the vmcb12 of one before
+                    case ['L1', 'restores', *_]:	# a guest, to the vmcb12 of another
                         self.era += 'restored '
 
     def l1_ran(self, vmcb01: str, g_pat: str) -> None:

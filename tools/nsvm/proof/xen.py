@@ -308,13 +308,6 @@ def run_two(lab: Lab) -> list[str]:
     return rows
 
 
-def restore(lab: Lab, label: str, move: Move) -> Arrival | str | None:
-    """What was saved while a guest runs goes on, or does not, see parse_arrivals()."""
-    saver, restorer = move.source.vmm.name, move.target.vmm.name
-    seen = lab.run(move.target.kernel, label, f'restore:{restorer}-{saver}-guest', 2)
-    return next(iter(parse_arrivals(seen.watch, seen.log_text)), None)
-
-
 def run_moved(lab: Lab) -> list[str]:
     """Of the whole Xen"""
     if 'stock' not in lab.kernel_of:
@@ -325,7 +318,8 @@ def run_moved(lab: Lab) -> list[str]:
     rows = ['', 'Moved by QEMU while a guest runs']
     for k in [k for k in lab.kernel_of if k in ('series', 'opt-in')]:
         move = Move(source, Host(k, INSTALLED), is_xen=True)
-        arrival = restore(lab, f'xen-moved-{k}', move)
+        seen = lab.run(k, f'xen-moved-{k}', 'restore:installed-installed-guest', 2)
+        arrival = next(iter(parse_arrivals(seen.watch, seen.log_text)), None)
         fault = find_restore_fault(arrival, move)
         does = 'the guest loses its PAT for good' if has_own(k) else 'the guest keeps its PAT'
         lab.report.item(not fault, f'Xen {VERSIONS[suite]}, stock -> {k}: {does}', fault)
@@ -355,14 +349,10 @@ def run_carried(lab: Lab) -> list[str]:
         raise Fatal('carried: VMM= has to be a QEMU that asks for L2\'s PAT, such as patched')
     fill_with_guest(lab, own_suite(), f'{CARRIED} on', v)
     rows = ['', f'Moved by the {v.name} QEMU while a guest runs']
-    for a in lab.kernel_of:
-        lab.run(a, f'xen-save-{a}', f'save:guest:{v.name}', 2)
-        for b in lab.kernel_of:
-            move = Move(Host(a, v), Host(b, v), is_xen=True)
-            fault = find_restore_fault(restore(lab, f'xen-{a}-{b}', move), move)
-            lab.report.item(not fault, f'{a} -> {b}: the guest {name_end(move)}', fault)
-            rows.append(f'{a + " -> " + b:<22} the guest {name_end(move)}'
-                        f'{" NOT: " + fault if fault else ""}')
+    for move, _, _, fault in stack.move_each(lab, 'xen', [(v, v, 'guest')], is_xen=True):
+        title, end = f'{move.source.kernel} -> {move.target.kernel}', f'the guest {name_end(move)}'
+        lab.report.item(not fault, f'{title}: {end}', fault)
+        rows.append(f'{title:<22} {end}{" NOT: " + fault if fault else ""}')
     for k in (k for k in lab.kernel_of if KINDS[k] == 'asked'):
         watch, _, log_text = lab.run(k, f'xen-socket-{k}', f'socket:{v.name}:{v.name}:{COUNT}', 3)
         arrivals = [a for a in parse_arrivals(watch, log_text) if isinstance(a, Arrival)]

@@ -59,8 +59,8 @@ class Pats(unittest.TestCase):
 
     def test_older(self) -> None:
         asks = Vmm('patched', Path('/q'), 'pc', asks=True)
-        self.assertEqual([(v.name, v.machine, v.asks) for v in stack.add_older([INSTALLED, asks])],
-                         [('installed', OLD, False), ('older', OLD, False), ('patched', 'pc', True)])
+        older = Vmm('older', Path('/q'), OLD)
+        self.assertEqual(stack.add_older([INSTALLED, asks]), [INSTALLED, older, asks])
         self.assertEqual(stack.add_older([INSTALLED]), [INSTALLED])
 
 
@@ -88,12 +88,12 @@ class Vcpus(unittest.TestCase):
     def test_judge(self) -> None:
         """Each runs with its own PAT or with L1's, is moved, and L1 keeps its own"""
         stock = [re.sub(r'^(V \S+ \S+ b\d) \S+', rf'\1 {LINUX}', line) for line in VCPUS]
-        wrong = [*VCPUS[:-1], VCPUS[-1].replace(FIRST[1], SECOND[1])]
+        swapped = [*VCPUS[:-1], VCPUS[-1].replace(FIRST[1], SECOND[1])]
         refused = [write(SECOND[1], 'b0'), *on(0, 'x', RESET, '20')]
         for must, k, lines in (
                 ('ok ok ok', 'series', VCPUS), ('not ok ok ok', 'stock', VCPUS),
                 ('ok ok ok', 'stock', stock), ('not ok ok ok', 'series', stock),
-                ('not ok ok ok', 'series', wrong), ('not ok not ok not ok', 'series', VCPUS[:3]),
+                ('not ok ok ok', 'series', swapped), ('not ok not ok not ok', 'series', VCPUS[:3]),
                 ('ok ok ok', 'series', [*VCPUS[:3], *refused, *VCPUS[3:]]),
                 ('ok not ok ok', 'series', VCPUS[:-3]),
                 ('ok ok not ok', 'series', [*VCPUS, run('a1', RESET, '1', '0', 'a1', 1)])):

@@ -163,14 +163,14 @@ def find_fault(a: Arrival, must: Expected, is_last: bool = True) -> str:
     return ''
 
 
-def find_restore_fault(arrival: Arrival | str | None, move: Move, is_active: bool = True) -> str:
+def find_restore_fault(arrival: Arrival | str | None, move: Move, who: str) -> str:
     """The same of one that was saved; None if it neither arrived nor was refused."""
-    reason, must = arrival if isinstance(arrival, str) else '', move.expect(is_active)
+    reason, must = arrival if isinstance(arrival, str) else '', move.expect(who.endswith('guest'))
     if not must:
         return '' if REFUSAL in reason else f'is not refused: {reason}'
     if not isinstance(arrival, Arrival):
         return f'is not restored: {reason}'
-    return find_fault(arrival, must)
+    return find_fault(arrival, must) if arrival.who == who else f'{arrival.who} is in its place'
 
 
 def find_socket_fault(arrivals: list[Arrival], move: Move, log_text: str, count: int) -> str:

@@ -298,14 +298,10 @@ def run_pats(lab: Lab) -> list[str]:
 
 def move_each(lab: Lab, program: str, pairs: list[tuple[Vmm, Vmm, str]], is_xen: bool = False
               ) -> Iterator[tuple[Move, str, Arrival | str | None, str]]:
-    """Save L1 on each kernel, and restore it on each.
-
-    Args:
-        program: what labels begin with.
-        pairs: the QEMUs that save and restore it, and whether L2 is active then: guest or host.
+    """Save L1 on each kernel and restore it on each, by pairs of QEMUs, in a state (guest, host).
 
     Returns:
-        The move, who saved L1, what came of it as parse_arrivals() has it, and what is wrong.
+        The move, who saved L1, what came of it as parse_arrivals() has it, and its fault.
     """
     savers = dict.fromkeys(a.name for a, _, _ in pairs)
     states = dict.fromkeys(state for _, _, state in pairs)
@@ -317,9 +313,8 @@ def move_each(lab: Lab, program: str, pairs: list[tuple[Vmm, Vmm, str]], is_xen:
             seen = lab.run(restorer, f'{program}-{saver}-{restorer}', restore, 1 + len(pairs))
             arrivals = parse_arrivals(seen.watch, seen.log_text)[:len(pairs)]
             for (a, b, state), arrival in zip_longest(pairs, arrivals):
-                move = Move(Host(saver, a), Host(restorer, b), is_xen)
-                yield (move, f'{a.name}-{state}', arrival,
-                       find_restore_fault(arrival, move, state == 'guest'))
+                move, who = Move(Host(saver, a), Host(restorer, b), is_xen), f'{a.name}-{state}'
+                yield move, who, arrival, find_restore_fault(arrival, move, who)
 
 
 def run_file(lab: Lab, states: tuple[str, ...] = ('guest', 'host')) -> list[str]:

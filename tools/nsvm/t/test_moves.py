@@ -15,17 +15,13 @@ ASKS = Vmm('patched', Path('/q'), 'pc', asks=True)
 MOVES = '''
 stock            stock            kvm  guest  LINUX    LINUX    CARRIED
 stock            series           kvm  guest  LINUX    CARRIED  CARRIED
-stock            series/asks      kvm  guest  LINUX    CARRIED  CARRIED
 stock/asks       mainline         kvm  guest  LINUX    LINUX    CARRIED
 stock/asks       mainline/asks    kvm  guest  LINUX    LINUX    LINUX
-stock/asks       opt-in/asks      kvm  guest  LINUX    LINUX    LINUX
 stock/asks       opt-in/asks      kvm  host   LINUX    CARRIED  CARRIED
 series           series           kvm  guest  LINUX    CARRIED  CARRIED
 series/asks      series/asks      kvm  guest  CARRIED  CARRIED  CARRIED
 series/asks      mainline/asks    kvm  guest  CARRIED  CARRIED  CARRIED
-mainline         mainline         kvm  guest  LINUX    LINUX    CARRIED
 mainline/asks    series           kvm  guest  CARRIED  CARRIED  CARRIED
-mainline/asks    opt-in/asks      kvm  host   CARRIED  CARRIED  CARRIED
 series/asks      stock/asks       kvm  guest
 mainline/asks    mainline         kvm  guest
 stock            stock            xen  guest  CARRIED  CARRIED  RESET
@@ -102,13 +98,18 @@ class Test(unittest.TestCase):
         refusal, arrival = parse_arrivals(watch(f'T {LOG.splitlines()[0]}', *LATER), log_text)
         self.assertEqual(refusal, reason)
         to_stock = Move(host('series/asks'), host('stock/asks'))
-        self.assertEqual(find_restore_fault(refusal, to_stock), '')
-        for other in 'no room', arrival, None:
-            self.assertIn('is not refused', find_restore_fault(other, to_stock))
         here = Move(host('series'), host('series'))
-        self.assertEqual(find_restore_fault(arrival, here), '')
-        for other in refusal, None:
-            self.assertIn('is not restored', find_restore_fault(other, here))
+        for fault, other, move, who in (
+                ('', refusal, to_stock, 'patched-guest'), ('', arrival, here, 'installed-guest'),
+                ('is not refused', 'no room', to_stock, 'patched-guest'),
+                ('is not refused', arrival, to_stock, 'patched-guest'),
+                ('is not refused', None, to_stock, 'patched-guest'),
+                ('is not restored', refusal, here, 'installed-guest'),
+                ('is not restored', None, here, 'installed-guest'),
+                ('in its place', arrival, here, 'installed-host')):
+            result = find_restore_fault(other, move, who)
+            self.assertIn(fault, result)
+            self.assertEqual(bool(fault), bool(result))
 
     def test_socket(self) -> None:
         log_text = LOG.replace('0101 g_pat ' + CARRIED, f'0101 g_pat {CARRIED} counted 2')

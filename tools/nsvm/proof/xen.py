@@ -7,7 +7,7 @@ of these, by default all but the last two:
 
 one      its dom0, a program of ours (machine/xen-guest.c), writes the PATs of other systems
 two      Debian's kernel as dom0 has xl start two guests, each of which writes its own PAT, and
-         then save and restore the first one (machine/xen-dom0)
+         then try to save and restore the first one (machine/xen-dom0)
 moved    QEMU saves Xen with a running guest on the stock kernel, and restores it on the series, and
          on the opt-in of it, whose quirk this QEMU leaves enabled
 carried  a QEMU that asks for L2's PAT and carries it (VMM=patched) saves Xen with a running guest
@@ -251,7 +251,7 @@ def run_short(lab: Lab) -> list[str]:
 
 
 def is_not_saved(log_text: str) -> bool:
-    """xl of 4.20 asks a PVH guest to suspend itself, which ours cannot"""
+    """xl (4.17, 4.20) asks a PVH guest to suspend itself, which ours cannot"""
     return "guest didn't acknowledge suspend" in log_text
 
 
@@ -273,7 +273,7 @@ def judge_xl(lab: Lab, title: str, k: str, seen: Seen) -> str:
                     saved_names)
     name = f'{title}, {k}: guest 1, saved and restored by xl'
     if is_not_saved(seen.log_text):
-        lab.report.item('skip', name, 'this xl asks the guest to suspend itself; ours cannot')
+        lab.report.item('skip', name, 'xl asks the guest to suspend itself; ours cannot')
     else:
         lab.report.item(again == [FIRST if own else SECOND], name, name_pats(again))
     return saved_names

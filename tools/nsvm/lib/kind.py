@@ -7,10 +7,14 @@ from lib.settings import place, rel
 HARNESS = 'tools/testing/selftests/kvm/include/kvm_test_harness.h'
 
 
+def default_name() -> str:
+    """Of the base that the others are ports of"""
+    return need_match(r'^config BASE\n(?:\s.*\n)*?\s+default "(.*)"',
+                      (place.top / 'Kconfig').read_text(), 'Kconfig has no BASE')
+
+
 def is_default(base: Base) -> bool:
-    """Is it the one that the others are ports of?"""
-    return base.name == need_match(r'^config BASE\n(?:\s.*\n)*?\s+default "(.*)"',
-                                   (place.top / 'Kconfig').read_text(), 'Kconfig has no BASE')
+    return base.name == default_name()
 
 
 def has_gpat(base: Base) -> bool:

@@ -273,9 +273,13 @@ def table(cases: list[Row], name: str = 'series') -> tuple[str, bool]:
 
 @dataclass
 class Item:
-    verdict: str
+    """True and False as verdicts are ok and not ok"""
+    verdict: str | bool
     name: str
     detail: str = ''
+
+    def __post_init__(self) -> None:
+        self.verdict = {True: 'ok', False: 'not ok'}.get(self.verdict, self.verdict)
 
 
 @dataclass
@@ -292,12 +296,12 @@ class Report:
         print(f'\n  {title:<70} {elapsed(begun):>9}', flush=True)
 
     def item(self, verdict: str | bool, name: str, detail: str = '') -> bool:
-        """True and False are ok and not ok; returns whether it is no failure"""
-        verdict = {True: 'ok', False: 'not ok'}.get(verdict, verdict)
-        self.items.append(Item(verdict, name, detail))
-        print(f'  {"SKIP" if verdict == "skip" else verdict:<7} '
+        """Returns whether it is no failure"""
+        new = Item(verdict, name, detail)
+        self.items.append(new)
+        print(f'  {"SKIP" if new.verdict == "skip" else new.verdict:<7} '
               f'{name}{": " + detail if detail else ""}', flush=True)
-        return verdict != 'not ok'
+        return new.verdict != 'not ok'
 
     def add(self, items: list[Item]) -> None:
         for i in items:

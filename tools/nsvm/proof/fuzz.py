@@ -24,8 +24,8 @@ from typing import Callable
 from kernel import kernels, selftests
 from kernel.kernels import Kernel
 from lib import jobs, ktap
-from lib.base import Base, names, read
-from lib.kind import has_gpat, is_default
+from lib.base import Base, read
+from lib.kind import default_name, has_gpat
 from lib.say import Fatal, Ticker, begun, elapsed, say
 from lib.settings import rel, settings
 from machine import boot as machine
@@ -39,7 +39,7 @@ PROGRESS = 500		# steps between two lines of progress
 
 def tests_of(base: Base) -> Base:
     """Whose tree has what the fuzzer is built from"""
-    return next(b for b in map(Base, names()) if is_default(b)) if has_gpat(base) else base
+    return Base(default_name()) if has_gpat(base) else base
 
 
 @dataclass

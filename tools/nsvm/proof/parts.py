@@ -23,8 +23,8 @@ def is_all() -> bool:
 
 
 def item(name: str, verdict: bool | str, detail: str = '') -> Item:
-    """True and False are ok and not ok."""
-    return Item({True: 'ok', False: 'not ok'}.get(verdict, verdict), name, detail)
+    """The name first, as what judges returns the other two."""
+    return Item(verdict, name, detail)
 
 
 def failed(name: str, error: Fatal) -> Item:

@@ -87,13 +87,14 @@ def on_host(base: Base, host: str, files: list[Path], variables: dict[str, str],
     if lost:
         raise Fatal(
             f'{host}: still has our module ({lost[1]}): as root, rmmod kvm_amd; modprobe kvm_amd')
-    by_label = {label: ktap.cases(text) for label, text in sections(log).items()}
+    texts = sections(log)
+    by_label = {label: ktap.cases(text) for label, text in texts.items()}
     put(base.results / f'remote-{name}.ktap', ktap.nested(by_label))
     head = describe(host, log)
     if measure and all(c.verdict == 'ok' for cases in by_label.values() for c in cases
                        if not c.case):
-        text = f'{head}\n' + ticks({label: bench.parse(text)
-                                    for label, text in sections(log).items()}) + '\n'
+        figures = {label: bench.parse(text) for label, text in texts.items()}
+        text = f'{head}\n{ticks(figures)}\n'
         put(base.results / f'remote-{name}-bench.txt',
             f'    On {time.strftime("%Y-%m-%d")}\n{text}')
         print(text, flush=True)

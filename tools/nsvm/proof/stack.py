@@ -37,6 +37,7 @@ Exit status: 0 all as it must be, 1 not, 3 there is no such kernel or QEMU here.
 import re
 import shlex
 import shutil
+import textwrap
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import zip_longest
@@ -223,7 +224,7 @@ def run_parts(program: str, base: Base, parts: dict[str, Part], head: list[str])
     shutil.rmtree(base.b / 'stack')
     text = '\n'.join(rows).lstrip('\n') + '\n'
     put(base.results / f'{program}.txt', text)
-    print('\n' + re.sub('^(?=.)', '  ', text, flags=re.M))
+    print('\n' + textwrap.indent(text, '  '))
     return ktap.finish(report)
 
 
@@ -331,10 +332,15 @@ def run_file(lab: Lab, states: tuple[str, ...] = ('guest', 'host')) -> list[str]
     return rows
 
 
+def read_socket(move: Move, seen: Seen, count: int) -> tuple[list[Arrival], str]:
+    """The L1s that came over a socket, and what of them is not as it must be."""
+    arrivals = [a for a in parse_arrivals(seen.watch, seen.log_text) if isinstance(a, Arrival)]
+    return arrivals, find_socket_fault(arrivals, move, seen.log_text, count)
+
+
 def judge_socket(lab: Lab, move: Move, seen: Seen, count: int) -> list[str]:
     title = f'{move.source.kernel}, to {move.target.vmm.name}'
-    arrivals = [a for a in parse_arrivals(seen.watch, seen.log_text) if isinstance(a, Arrival)]
-    fault = find_socket_fault(arrivals, move, seen.log_text, count)
+    arrivals, fault = read_socket(move, seen, count)
     lab.report.item(not fault, f'{title}: {count} over a socket',
                     fault or f'L2 counts, to {len(parse_reads(seen.log_text))}')
     lab.judge_view(move.target, seen.check.label, seen.check)
@@ -344,13 +350,13 @@ def judge_socket(lab: Lab, move: Move, seen: Seen, count: int) -> list[str]:
 def judge_refusal(lab: Lab, move: Move) -> str:
     """One QEMU that asks, and one that was told not to"""
     k = move.source.kernel
-    log_text = lab.run(k, f'stack-refuse-{k}',
-                       f'refuse:{move.source.vmm.name}:{move.target.vmm.name}').log_text
-    refusal = re.search(r'^# stack: refused \S+: (.*)$', log_text, re.M)
-    is_right = refusal is not None and REFUSAL in refusal[1] and 'the source goes on' in log_text
-    lab.report.item(is_right, f'{k}: refused over a socket, the source goes on',
-                    refusal[1] if refusal else 'is not refused')
-    return f'{k}, {PROPERTY}=off{"":<3}  refused: {refusal[1] if refusal else "no"}'
+    seen = lab.run(k, f'stack-refuse-{k}',
+                   f'refuse:{move.source.vmm.name}:{move.target.vmm.name}')
+    reasons = [a for a in parse_arrivals(seen.watch, seen.log_text) if isinstance(a, str)]
+    reason = reasons[0] if reasons else ''
+    lab.report.item(REFUSAL in reason and 'the source goes on' in seen.log_text,
+                    f'{k}: refused over a socket, the source goes on', reason or 'is not refused')
+    return f'{k}, {PROPERTY}=off{"":<3}  refused: {reason or "no"}'
 
 
 def run_socket(lab: Lab, count: int = 0) -> list[str]:

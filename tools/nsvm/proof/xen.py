@@ -37,7 +37,7 @@ from lib.settings import place
 from machine import boot, levels
 from proof import stack
 from proof.moves import (CARRIED, INSTALLED, KINDS, PATS, XEN, Arrival, Host, Move, Vmm,
-                         find_restore_fault, find_socket_fault, parse_arrivals)
+                         find_restore_fault, parse_arrivals)
 from proof.stack import Lab, Part, Seen
 from proof.watch import Watch, svg
 from source import debian, release
@@ -349,10 +349,8 @@ def run_carried(lab: Lab) -> list[str]:
         lab.report.item(not fault, f'{title}: {end}', fault)
         rows.append(f'{title:<22} {end}{" NOT: " + fault if fault else ""}')
     for k in (k for k in lab.kernel_of if KINDS[k] == 'asked'):
-        watch, _, log_text = lab.run(k, f'xen-socket-{k}', f'socket:{v.name}:{v.name}:{COUNT}', 3)
-        arrivals = [a for a in parse_arrivals(watch, log_text) if isinstance(a, Arrival)]
-        move = Move(Host(k, v), Host(k, v), is_xen=True)
-        fault = find_socket_fault(arrivals, move, log_text, COUNT)
+        seen = lab.run(k, f'xen-socket-{k}', f'socket:{v.name}:{v.name}:{COUNT}', 3)
+        arrivals, fault = stack.read_socket(Move(Host(k, v), Host(k, v), is_xen=True), seen, COUNT)
         lab.report.item(not fault, f'{k}: {COUNT} over a socket, the guest keeps its PAT', fault)
         rows.append(f'{k}: {len(arrivals)} over a socket, '
                     f'{sum(a.phase.l2.total() for a in arrivals)} VMRUNs of the guest')
